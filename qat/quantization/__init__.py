@@ -1,0 +1,1 @@
+"""The heart: capture, placement, fake quantization, convert, program, engines. Pure PyTorch."""

@@ -1,0 +1,265 @@
+"""Kernel tables: what a target can compute on INT8 grids. Frozen data, read by placement and convert.
+
+A kernel belongs to one of three roles:
+
+* `COMPUTE`  convolutions and linear layers: always integer, they are what INT8 is for.
+* `FOLLOW`   additions, products, pools, activations: integer where the tensors around them are on a grid anyway.
+* `PASS`     order-preserving and shape ops: their output lives on their input's grid and needs none of its own.
+
+Adding a backend is writing a table down and naming it in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import fx
+
+from qat.errors import ConfigError, near
+
+
+class Role(Enum):
+    COMPUTE = "compute"
+    FOLLOW = "follow"
+    PASS = "pass"
+
+
+class Output(Enum):
+    """What a kernel returns: always a grid, or a grid or float as the consumers prefer."""
+
+    GRID = "grid"
+    EITHER = "either"
+
+
+class Saturation(Enum):
+    """Where a target adds two u8 x s8 products in 16 bits, so that weights need the pair bound."""
+
+    NEVER = "never"
+    DEPTHWISE = "depthwise"
+    ALWAYS = "always"
+
+
+#: Reason why a node cannot run on its kernel; None when it can.
+Requirement = Callable[[fx.Node], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One row of a kernel table.
+
+    Args:
+        op: the ATen op of the captured graph.
+        program_op: the op of the INT8 program; None for `PASS`, which keeps its ATen op.
+        role, output: see the enums.
+        absorbs: activations that the output grid's clamp can stand for.
+        data: positions of the arguments that are tensors on a grid.
+        requires: a check of the node's arguments.
+    """
+
+    op: str
+    program_op: str | None
+    role: Role
+    output: Output = Output.GRID
+    absorbs: frozenset[str] = frozenset()
+    data: tuple[int, ...] = (0,)
+    requires: Requirement | None = None
+
+    def refusal(self, node: fx.Node) -> str | None:
+        """Why `node` cannot run on this kernel; None when it can."""
+        return self.requires(node) if self.requires else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A kernel table with the targets it is meant for; the first target is the default."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    targets: tuple[str, ...]
+
+    def kernel(self, op: str) -> Kernel | None:
+        return next((kernel for kernel in self.kernels if kernel.op == op), None)
+
+
+# --- requirements --------------------------------------------------------------------------------------------------
+
+
+def argument(node: fx.Node, position: int, name: str, default: object = None) -> object:
+    """An argument of an ATen call, wherever it stands."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def is_tensor(arg: object) -> bool:
+    """Whether a graph argument is a node that holds a tensor (and not a size)."""
+    return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "dtype")
+
+
+def _constant_weight(node: fx.Node) -> str | None:
+    weight, bias = node.args[1], argument(node, 2, "bias")
+    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+        return "its weight is computed, not stored"
+    if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
+        return "its bias is computed, not stored"
+    return None
+
+
+def _two_tensors(node: fx.Node) -> str | None:
+    if not (is_tensor(node.args[0]) and is_tensor(node.args[1])):
+        return "one operand is a number"
+    return "alpha is not 1" if node.kwargs.get("alpha", 1) != 1 else None
+
+
+def _zero_padding(node: fx.Node) -> str | None:
+    mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
+    return None if mode == "constant" and not value else "only zero padding keeps the grid"
+
+
+def _lower_bound_zero(node: fx.Node) -> str | None:
+    low, high = argument(node, 1, "min"), argument(node, 2, "max")
+    bounded = low == 0 and (high is None or (isinstance(high, int | float) and high > 0))
+    return None if bounded else "only a clamp that starts at 0 is the clamp of a grid"
+
+
+def _spatial_mean(node: fx.Node) -> str | None:
+    value = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else None
+    dims = argument(node, 1, "dim")
+    if value is None or value.dim() != 4 or not isinstance(dims, list | tuple):
+        return "only a mean over height and width of a 4-d tensor"
+    return None if sorted(int(d) % 4 for d in dims) == [2, 3] else "only a mean over height and width"
+
+
+def _no_divisor(node: fx.Node) -> str | None:
+    return "divisor_override is set" if argument(node, 6, "divisor_override") is not None else None
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+RELU, CLAMP = "aten.relu.default", "aten.clamp.default"
+ACTIVATIONS = frozenset({RELU, CLAMP})
+
+
+def absorbable(node: fx.Node) -> bool:
+    """Whether an activation can be the clamp of an output grid: a relu always, a clamp when it starts at 0."""
+    return str(node.target) == RELU or _lower_bound_zero(node) is None
+
+
+_CONVOLUTIONS = tuple(
+    Kernel(
+        op=f"aten.{name}.default",
+        program_op=f"int8.{name}",
+        role=Role.COMPUTE,
+        absorbs=ACTIVATIONS,
+        requires=_constant_weight,
+    )
+    for name in ("conv1d", "conv2d")
+)
+
+_LINEAR_GRID = Kernel(
+    op="aten.linear.default",
+    program_op="int8.linear",
+    role=Role.COMPUTE,
+    absorbs=ACTIVATIONS,
+    requires=_constant_weight,
+)
+_LINEAR_EITHER = Kernel(
+    op="aten.linear.default",
+    program_op="int8.linear",
+    role=Role.COMPUTE,
+    output=Output.EITHER,
+    absorbs=ACTIVATIONS,
+    requires=_constant_weight,
+)
+
+
+def _follow(op: str, program_op: str, data: tuple[int, ...] = (0,), requires: Requirement | None = None) -> Kernel:
+    return Kernel(
+        op=op, program_op=program_op, role=Role.FOLLOW, data=data, absorbs=ACTIVATIONS, requires=requires
+    )
+
+
+_FOLLOW = (
+    _follow("aten.add.Tensor", "int8.add", data=(0, 1), requires=_two_tensors),
+    _follow("aten.mul.Tensor", "int8.mul", data=(0, 1), requires=_two_tensors),
+    _follow("aten.cat.default", "int8.cat"),
+    _follow("aten.mean.dim", "int8.mean", requires=_spatial_mean),
+    _follow("aten.adaptive_avg_pool2d.default", "int8.adaptive_avg_pool2d"),
+    _follow("aten.avg_pool2d.default", "int8.avg_pool2d", requires=_no_divisor),
+    _follow("aten.hardswish.default", "int8.hardswish"),
+    _follow("aten.hardsigmoid.default", "int8.hardsigmoid"),
+    _follow("aten.sigmoid.default", "int8.sigmoid"),
+    _follow("aten.silu.default", "int8.silu"),
+    _follow("aten.leaky_relu.default", "int8.leaky_relu"),
+    _follow(CLAMP, "int8.clamp"),
+)
+
+
+def _pass(op: str, requires: Requirement | None = None) -> Kernel:
+    return Kernel(op=op, program_op=None, role=Role.PASS, requires=requires)
+
+
+_PASS = (
+    _pass(RELU),
+    _pass("aten.max_pool2d.default"),
+    _pass("aten.pad.default", requires=_zero_padding),
+    _pass("aten.upsample_nearest2d.default"),
+    _pass("aten.upsample_nearest2d.vec"),
+    *(
+        _pass(f"aten.{name}")
+        for name in (
+            "reshape.default",
+            "flatten.using_ints",
+            "permute.default",
+            "transpose.int",
+            "squeeze.dim",
+            "squeeze.dims",
+            "unsqueeze.default",
+            "slice.Tensor",
+            "select.int",
+            "contiguous.default",
+            "clone.default",
+            "chunk.default",
+            "split.Tensor",
+            "split_with_sizes.default",
+            "pixel_shuffle.default",
+            "channel_shuffle.default",
+        )
+    ),
+    _pass("<built-in function getitem>"),
+)
+
+#: FBGEMM on x86 servers: a linear may take a grid and return float in one kernel.
+FBGEMM = Backend(name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, *_FOLLOW, *_PASS), targets=("vnni", "avx2"))
+
+#: PyTorch's own choice between FBGEMM and oneDNN, layer by layer; the same table.
+X86 = Backend(name="x86", kernels=FBGEMM.kernels, targets=("vnni", "avx2"))
+
+#: QNNPACK on ARM (and, exactly alike, on x86): its static linear returns a grid.
+QNNPACK = Backend(name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2"))
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (FBGEMM, QNNPACK, X86)}
+
+#: Where each target's kernels add pairs of products in 16 bits. Measured: FBGEMM's depthwise kernels saturate on VNNI
+#: machines too; on AVX2 every kernel is built on `vpmaddubsw`; QNNPACK widens before it adds.
+TARGETS: dict[str, Saturation] = {
+    "vnni": Saturation.DEPTHWISE,
+    "avx2": Saturation.ALWAYS,
+    "arm": Saturation.NEVER,
+}
+
+
+def get_backend(name: str) -> Backend:
+    """A backend by name; `ConfigError` when there is none."""
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}.{near(name, BACKENDS)}")
+    return BACKENDS[name]
+
+
+def choose_target(backend: Backend, target: str | None) -> str:
+    """The target, or the backend's default; `ConfigError` when the backend does not serve it."""
+    if target is None:
+        return backend.targets[0]
+    if target not in backend.targets:
+        raise ConfigError(f"backend {backend.name!r} has no target {target!r}.{near(target, backend.targets)}")
+    return target

@@ -1,0 +1,50 @@
+"""Calibrate: run batches through the observers, no gradient. This alone is post-training quantization (PTQ)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from qat.errors import CalibrationError
+from qat.quantization.prepare import PreparedModel
+
+
+def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> int:
+    """Measure every activation's range on float activations, then switch rounding on and freeze the ranges.
+
+    Args:
+        batches: inputs of the model, one tensor or a tuple of tensors per batch.
+
+    Returns:
+        The number of batches seen.
+
+    Raises:
+        CalibrationError: no batch, or a batch that leads to NaN or infinity.
+    """
+    prepared.set_observing_(True)
+    prepared.set_quantizing_(False)
+    count = 0
+    with torch.no_grad():
+        for count, batch in enumerate(batches, start=1):
+            prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+            _check_finite(prepared, count)
+    if count == 0:
+        raise CalibrationError("the calibration set is empty; give at least one batch (calibration.batches >= 1)")
+    for _, module in prepared.fake_quantizes():
+        module.refresh_()
+    prepared.set_observing_(False)
+    prepared.set_quantizing_(True)
+    return count
+
+
+def _check_finite(prepared: PreparedModel, count: int) -> None:
+    names, modules = zip(*prepared.fake_quantizes(), strict=True)
+    ranges = torch.stack([module.observer.low + module.observer.high for module in modules])
+    bad = (~torch.isfinite(ranges)).nonzero().flatten().tolist()
+    if bad:
+        raise CalibrationError(
+            f"calibration batch {count} gives NaN or infinity, first in tensor {names[bad[0]]!r}; "
+            "check the data for NaN and the weights for overflow"
+        )

@@ -1,0 +1,272 @@
+"""Convert: prepared model -> `Int8Program`.
+
+The program computes on integers what the prepared model simulates in float: weights become int8 with the scales that
+fake quantization used in its last step, activations carry their grid, and what depends on parameters alone is computed once.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qat.errors import CalibrationError, ConvertError
+from qat.quantization.backend import Kernel, Role, argument
+from qat.quantization.capture import fx_value, layer_name
+from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.placement import constants, inputs_on_grid
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.program import ATEN_OPS, LAYER_OPS, Int8Program, Node, Ref, TensorRef, leaves
+from qat.quantization.qparams import QParams
+
+_SIZE_OPS = {
+    operator.add: "size.add",
+    operator.sub: "size.sub",
+    operator.mul: "size.mul",
+    operator.floordiv: "size.floordiv",
+    operator.truediv: "size.truediv",
+    operator.mod: "size.mod",
+    operator.neg: "size.neg",
+    operator.getitem: "size.getitem",
+}
+
+
+def convert(prepared: PreparedModel) -> Int8Program:
+    """Turn a calibrated or trained model into an INT8 program; `prepared` is left alone.
+
+    Raises:
+        CalibrationError: a tensor has no finite range; the message names it.
+        ConvertError: the model holds something a program cannot.
+    """
+    builder = _Builder(prepared)
+    with torch.no_grad():
+        for node in prepared.network.graph.nodes:
+            builder.visit(node)
+    program = builder.finish()
+    if not any(True for _ in program.layers()):
+        raise ConvertError("no layer became INT8; the whole model is still float")
+    return program
+
+
+class _Builder:
+    """Walks the prepared graph once and writes program nodes."""
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self.prepared = prepared
+        self.network = prepared.network
+        self.placement = prepared.placement
+        self.grids = _grids(prepared)
+        self.fixed = constants(self.network.graph)
+        self.nodes: dict[str, Node] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.values: dict[str, Any] = {}  # constants computed here, by node name
+        self.integers: dict[str, Ref] = {}  # graph node -> its value on a grid
+        self.floats: dict[str, Ref] = {}  # graph node -> its float (or size) value
+        self.output: Any = None
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self.floats[node.name] = Ref(node.name)
+        elif node.op == "output":
+            self.output = fx.node.map_arg(node.args[0], self._float)
+        elif node.op == "call_module":
+            self._visit_fake_quantize(node)
+        elif node.name in self.fixed:
+            self.values[node.name] = self._constant(node)
+        elif node.name in self.placement.absorbed:
+            self._alias(node, self.placement.absorbed[node.name])
+        elif node.name in self.placement.kernels:
+            self._kernel(node, self.placement.kernels[node.name])
+        else:
+            self._aten(node, self._float)
+
+    def finish(self) -> Int8Program:
+        nodes, tensors = _alive(list(self.nodes.values()), self.output, self.tensors)
+        return Int8Program(
+            inputs=self.prepared.inputs,
+            nodes=tuple(nodes),
+            output=self.output,
+            tensors=tensors,
+            backend=self.prepared.backend,
+            target=self.prepared.target,
+        )
+
+    # --- one method per kind of node -----------------------------------------------------------------------------
+
+    def _visit_fake_quantize(self, node: fx.Node) -> None:
+        """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
+        source = node.args[0]
+        if isinstance(self.network.get_submodule(str(node.target)), WeightFakeQuantize):
+            return
+        if source.name not in self.integers:
+            self.integers[source.name] = self._emit(
+                f"{source.name}_quantized", "int8.quantize", (self._float(source),), node=source, grid=self.grids[source.name]
+            )
+        self._alias(node, source.name)
+
+    def _alias(self, node: fx.Node, source: str) -> None:
+        if source in self.integers:
+            self.integers[node.name] = self.integers[source]
+        if source in self.floats:
+            self.floats[node.name] = self.floats[source]
+
+    def _kernel(self, node: fx.Node, kernel: Kernel) -> None:
+        if kernel.role is Role.PASS:
+            self._pass(node, kernel)
+            return
+        assert kernel.program_op is not None
+        grid = self.grids.get(self._owner(node)) if node.name in self.placement.integers else None
+        if kernel.program_op in LAYER_OPS:
+            args: tuple[Any, ...] = self._layer_args(node)
+        else:
+            on_grid = {source.name for source in inputs_on_grid(node, kernel)}
+            args = tuple(
+                fx.node.map_arg(arg, lambda n: self.integers[n.name] if n.name in on_grid else self._float(n))
+                for arg in (*node.args, *_ordered_kwargs(node))
+            )
+        ref = self._emit(node.name, kernel.program_op, args, node=node, grid=grid)
+        (self.integers if grid is not None else self.floats)[node.name] = ref
+
+    def _pass(self, node: fx.Node, kernel: Kernel) -> None:
+        """A shape op on integers keeps its ATen name and its input's grid."""
+        source = inputs_on_grid(node, kernel)[0]
+        self._aten(node, lambda n: self.integers[n.name] if n is source else self._float(n), self._grid_of(source))
+
+    def _layer_args(self, node: fx.Node) -> tuple[Any, ...]:
+        x, fake, *rest = node.args
+        bias = argument(node, 2, "bias")
+        quantizer = self.network.get_submodule(fake.target)
+        assert isinstance(quantizer, WeightFakeQuantize)
+        weight, scale = quantizer.quantize(fx_value(self.network, fake.args[0]))
+        parts = (
+            self._tensor(f"{node.name}.weight", weight.contiguous()),
+            self._tensor(f"{node.name}.weight_scale", scale),
+            self._tensor(f"{node.name}.bias", self.values[bias.name].float()) if bias is not None else None,
+        )
+        if "linear" in str(node.target):
+            return (self.integers[x.name], *parts)
+        dims = quantizer_dims(weight)
+        stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)
+        return (self.integers[x.name], *parts, *(_tuple(v, dims) for v in (stride, padding, dilation)), groups)
+
+    def _aten(self, node: fx.Node, resolve: Any, grid: QParams | None = None) -> None:
+        op = _SIZE_OPS.get(node.target) or str(node.target)
+        if op not in ATEN_OPS and op not in _SIZE_OPS.values():
+            raise ConvertError(
+                f"{op} in layer {layer_name(node) or '(model)'!r} is not in the program's list of ops. Keep that part "
+                "of the model outside the captured module, or add the op to program.ATEN_OPS if it is pure."
+            )
+        args = fx.node.map_arg(node.args, resolve)
+        kwargs = {key: value for key, value in fx.node.map_arg(node.kwargs, resolve).items() if key not in _IGNORED}
+        ref = self._emit(node.name, op, tuple(args), node=node, grid=grid, kwargs=kwargs)
+        (self.floats if grid is None else self.integers)[node.name] = ref
+
+    def _constant(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return fx_value(self.network, node).detach().cpu()
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n.name])
+        kwargs = {k: torch.device("cpu") if isinstance(v, torch.device) else v for k, v in kwargs.items()}
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    # --- values --------------------------------------------------------------------------------------------------
+
+    def _float(self, node: fx.Node) -> Any:
+        """The float (or size) value of a graph node; dequantized, once, when it lives on a grid."""
+        if node.name in self.values:
+            value = self.values[node.name]
+            return self._tensor(node.name, value) if isinstance(value, Tensor) else value
+        if node.name not in self.floats:
+            self.floats[node.name] = self._emit(
+                f"{node.name}_dequantized", "int8.dequantize", (self.integers[node.name],), node=node
+            )
+        return self.floats[node.name]
+
+    def _owner(self, node: fx.Node) -> str:
+        """The tensor that carries the fake_quantize of a kernel's output: its activation's, or its own."""
+        return next((a for a, source in self.placement.absorbed.items() if source == node.name), node.name)
+
+    def _grid_of(self, node: fx.Node) -> QParams:
+        grid = self.nodes[self.integers[node.name].name].grid
+        assert grid is not None
+        return grid
+
+    def _tensor(self, name: str, value: Tensor) -> TensorRef:
+        self.tensors[name] = value.detach().cpu().contiguous()
+        return TensorRef(name)
+
+    def _emit(
+        self,
+        name: str,
+        op: str,
+        args: tuple[Any, ...],
+        *,
+        node: fx.Node,
+        grid: QParams | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Ref:
+        args, kwargs = _plain(args), _plain(kwargs or {})
+        self.nodes[name] = Node(name=name, op=op, args=args, kwargs=kwargs, grid=grid, layer=layer_name(node))
+        return Ref(name)
+
+
+#: Arguments that say where and how memory is laid out; a program runs on the CPU.
+_IGNORED = ("device", "pin_memory", "layout", "non_blocking")
+
+
+def _grids(prepared: PreparedModel) -> dict[str, QParams]:
+    grids: dict[str, QParams] = {}
+    for name, module in prepared.fake_quantizes():
+        assert isinstance(module, FakeQuantize)
+        try:
+            grids[name] = module.qparams()
+        except CalibrationError as error:
+            raise CalibrationError(f"tensor {name!r}: {error}") from None
+    return grids
+
+
+def quantizer_dims(weight: Tensor) -> int:
+    """Number of spatial dimensions of a convolution weight of shape (out, in / groups, *kernel)."""
+    return weight.dim() - 2
+
+
+def _tuple(value: Any, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+
+
+def _ordered_kwargs(node: fx.Node) -> tuple[Any, ...]:
+    """Keyword arguments of a FOLLOW op in schema order; only ops whose kwargs continue their args have any."""
+    if not node.kwargs:
+        return ()
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    return tuple(node.kwargs[name] for name in names[len(node.args) :] if name in node.kwargs and name not in ("dtype", "alpha"))
+
+
+def _plain(value: Any) -> Any:
+    """fx's immutable containers as plain tuples, lists and dicts."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _alive(
+    nodes: list[Node], output: Any, tensors: dict[str, Tensor]
+) -> tuple[list[Node], dict[str, Tensor]]:
+    """The nodes and tensors that the output depends on."""
+    needed = {leaf.name for leaf in leaves(output)}
+    kept: list[Node] = []
+    used: set[str] = set()
+    for node in reversed(nodes):
+        if node.name in needed:
+            kept.append(node)
+            for leaf in leaves((node.args, tuple(node.kwargs.values()))):
+                if isinstance(leaf, Ref):
+                    needed.add(leaf.name)
+                elif isinstance(leaf, TensorRef):
+                    used.add(leaf.name)
+    return kept[::-1], {name: value for name, value in tensors.items() if name in used}

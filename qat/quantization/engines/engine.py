@@ -1,0 +1,114 @@
+"""What an engine is, and the model that it makes of a program."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import InputError
+from qat.quantization.program import Int8Program, Ref, map_leaves
+
+
+class Engine(ABC):
+    """Runs programs on this machine."""
+
+    name: str
+
+    @abstractmethod
+    def refusal(self, program: Int8Program) -> str | None:
+        """Why this engine cannot run `program` here, exactly and without saturation; None when it can."""
+
+    @abstractmethod
+    def lower(self, program: Int8Program) -> Int8Model:
+        """Pack the weights and bind every node to a kernel."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node bound to its kernel: values[target] = function(*values[sources]); then forget values[dead]."""
+
+    name: str
+    function: Callable[..., Any]
+    sources: tuple[int, ...]
+    target: int
+    dead: tuple[int, ...]
+
+
+class Int8Model(nn.Module):
+    """A program bound to an engine's kernels. Inference only; it has no parameters.
+
+    Args:
+        program: what it computes.
+        engine: name of the engine, for messages.
+        steps: the bound nodes in order.
+        slots: where each node's value stands.
+        to_float: turns an engine's integer value into its uint8 integers, for `watch`.
+    """
+
+    def __init__(
+        self,
+        program: Int8Program,
+        *,
+        engine: str,
+        steps: Sequence[Step],
+        slots: dict[str, int],
+        integers: Callable[[Any], Tensor],
+    ) -> None:
+        super().__init__()
+        self.program = program
+        self.engine = engine
+        self._steps = tuple(steps)
+        self._slots = slots
+        self._integers = integers
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Float inputs as the program's specs say; float outputs in the structure of the captured model.
+
+        Raises:
+            InputError: wrong number, dtype or shape of inputs.
+        """
+        self._check(inputs)
+        values: list[Any] = [None] * len(self._slots)
+        values[: len(inputs)] = inputs
+        with torch.no_grad():
+            for step in self._steps:
+                values[step.target] = step.function(*[values[i] for i in step.sources])
+                for i in step.dead:
+                    values[i] = None
+        return self._result(values)
+
+    def watch(self, *inputs: Tensor) -> tuple[Any, dict[str, Any]]:
+        """Like forward, and every node's value by name; integers come as uint8 tensors (lists of them for a split)."""
+        self._check(inputs)
+        values: list[Any] = [None] * len(self._slots)
+        values[: len(inputs)] = inputs
+        seen: dict[str, Any] = {}
+        grids = self.program.grids()
+        with torch.no_grad():
+            for step in self._steps:
+                values[step.target] = value = step.function(*[values[i] for i in step.sources])
+                seen[step.name] = map_leaves(value, self._integers) if step.name in grids else value
+        return self._result(values), seen
+
+    def _result(self, values: list[Any]) -> Any:
+        return map_leaves(self.program.output, lambda leaf: values[self._slots[leaf.name]] if isinstance(leaf, Ref) else leaf)
+
+    def _check(self, inputs: Sequence[Any]) -> None:
+        specs = self.program.inputs
+        if len(inputs) != len(specs):
+            raise InputError(f"the model takes {len(specs)} inputs ({', '.join(s.name for s in specs)}), got {len(inputs)}")
+        for x, spec in zip(inputs, specs, strict=True):
+            if not isinstance(x, Tensor):
+                raise InputError(f"input {spec.name!r} must be a tensor, got {type(x).__name__}")
+            fits = x.dim() == len(spec.shape) and all(n in (None, m) for n, m in zip(spec.shape, x.shape, strict=True))
+            if not fits or x.dtype != spec.dtype or x.device.type != "cpu" and self.engine != "reference":
+                shape = ", ".join("any" if n is None else str(n) for n in spec.shape)
+                raise InputError(
+                    f"input {spec.name!r} must be a {spec.dtype} CPU tensor of shape ({shape}), got {x.dtype} of shape "
+                    f"{tuple(x.shape)} on {x.device.type}"
+                )

@@ -1,0 +1,242 @@
+"""Lowering: bind every node of a program to a function of an engine's kernel set.
+
+`Kernels` says what an engine must provide (quantize, dequantize, layers, shape ops) and builds everything else from it:
+an element-wise op on integers is `quantize(op(dequantize(q)))`, which short scales make exactly reproducible. An engine
+overrides what it has a faster exact kernel for.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qat.quantization.engines.engine import Int8Model, Step
+from qat.quantization.program import LAYER_OPS, Int8Program, Node, Ref, TensorRef, leaves, map_leaves
+from qat.quantization.qparams import QParams
+
+Function = Callable[..., Any]
+
+_SIZES: dict[str, Function] = {
+    "size.add": operator.add,
+    "size.sub": operator.sub,
+    "size.mul": operator.mul,
+    "size.floordiv": operator.floordiv,
+    "size.truediv": operator.truediv,
+    "size.mod": operator.mod,
+    "size.neg": operator.neg,
+    "size.getitem": operator.getitem,
+}
+
+#: float32 -> float32, in place where PyTorch can: the argument is a fresh temporary.
+_UNARY: dict[str, Function] = {
+    "int8.hardswish": lambda x: F.hardswish(x, inplace=True),
+    "int8.hardsigmoid": lambda x: F.hardsigmoid(x, inplace=True),
+    "int8.sigmoid": torch.sigmoid_,
+    "int8.silu": lambda x: F.silu(x, inplace=True),
+    "int8.leaky_relu": lambda x, slope=0.01: F.leaky_relu(x, slope, inplace=True),
+    "int8.clamp": lambda x, low=None, high=None: torch.clamp_(x, low, high),
+}
+
+
+class Kernels(ABC):
+    """An engine's kernels. `q` is the engine's own representation of integers on a grid."""
+
+    #: Whether a linear layer without an output grid takes its input as float and quantizes it inside.
+    quantizes_inside = False
+
+    @abstractmethod
+    def quantize(self, grid: QParams) -> Function:
+        """float tensor -> q."""
+
+    @abstractmethod
+    def dequantize(self, grid: QParams) -> Function:
+        """q -> float tensor, exact."""
+
+    @abstractmethod
+    def integers(self, q: Any) -> Tensor:
+        """q -> uint8 tensor."""
+
+    @abstractmethod
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
+        """Convolution or linear layer; `tensors` are weight, weight_scale and bias, `grid` is the input's."""
+
+    @abstractmethod
+    def keep_grid(self, op: Function, name: str, grid: QParams) -> Function:
+        """A shape or order-preserving ATen op on q."""
+
+    def centred(self, grid: QParams) -> Function:
+        """q -> q - zero_point as float32: integers whose sums are exact."""
+        zero_point = grid.zero_point
+        return lambda q: self.integers(q).to(torch.float32).sub_(zero_point)
+
+    def unary(self, function: Function, grid: QParams, out: QParams) -> Function:
+        dequantize, quantize = self.dequantize(grid), self.quantize(out)
+        return lambda q, *rest: quantize(function(dequantize(q), *rest))
+
+    def add(self, a: QParams, b: QParams, out: QParams) -> Function:
+        da, db, quantize = self.dequantize(a), self.dequantize(b), self.quantize(out)
+        return lambda x, y: quantize(da(x) + db(y))
+
+    def mul(self, a: QParams, b: QParams, out: QParams) -> Function:
+        da, db, quantize = self.dequantize(a), self.dequantize(b), self.quantize(out)
+        return lambda x, y: quantize(da(x) * db(y))
+
+    def cat(self, grids: list[QParams], out: QParams) -> Function:
+        dequantizes, quantize = [self.dequantize(grid) for grid in grids], self.quantize(out)
+        return lambda qs, dim=0: quantize(torch.cat([d(q) for d, q in zip(dequantizes, qs, strict=True)], dim))
+
+    def mean(self, grid: QParams, out: QParams) -> Function:
+        """round(sum(q - z) * (scale / n) / out.scale) + out.zero_point, over height and width."""
+        centred, quantize, scale = self.centred(grid), self.quantize(out), grid.scale
+
+        def mean(q: Any, dims: list[int], keepdim: bool = False) -> Any:
+            x = centred(q)
+            count = x.shape[-1] * x.shape[-2]
+            return quantize(x.sum(dims, keepdim).mul_(scale / count))
+
+        return mean
+
+    def adaptive_avg_pool2d(self, grid: QParams, out: QParams) -> Function:
+        mean, centred, quantize, scale = self.mean(grid, out), self.centred(grid), self.quantize(out), grid.scale
+
+        def pool(q: Any, size: Any) -> Any:
+            if size in (1, [1], [1, 1], (1, 1)):
+                return mean(q, [2, 3], True)
+            return quantize(F.adaptive_avg_pool2d(centred(q), size).mul_(scale))
+
+        return pool
+
+    def avg_pool2d(self, grid: QParams, out: QParams) -> Function:
+        centred, quantize, scale = self.centred(grid), self.quantize(out), grid.scale
+        return lambda q, *rest: quantize(torch.ops.aten.avg_pool2d(centred(q), *rest).mul_(scale))
+
+
+def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
+    """Bind every node of `program`; pure bookkeeping, no numbers are computed here except weight packing."""
+    grids = program.grids()
+    by_name = {node.name: node for node in program.nodes}
+    slots = {spec.name: i for i, spec in enumerate(program.inputs)}
+    bound: list[tuple[Node, Function, list[str]]] = []
+    for node in program.nodes:
+        args = node.args
+        if node.op == "int8.linear" and node.grid is None and kernels.quantizes_inside:
+            source = by_name.get(args[0].name)
+            if source is not None and source.op == "int8.quantize":
+                args = (source.args[0], *args[1:])  # the kernel quantizes this float tensor itself
+        function, runtime = _bind(node, args, kernels, program, grids)
+        bound.append((node, function, runtime))
+    bound = _alive(bound, {leaf.name for leaf in leaves(program.output)})
+    for node, _, _ in bound:
+        slots[node.name] = len(slots)
+    steps = _steps(bound, slots, {leaf.name for leaf in leaves(program.output)})
+    return Int8Model(program, engine=engine, steps=steps, slots=slots, integers=kernels.integers)
+
+
+def _bind(
+    node: Node, args: tuple[Any, ...], kernels: Kernels, program: Int8Program, grids: dict[str, QParams]
+) -> tuple[Function, list[str]]:
+    """The function of a node and the names of the values it is called with."""
+    on_grid = [leaf.name for leaf in leaves(args) if isinstance(leaf, Ref) and leaf.name in grids]
+    if node.op in LAYER_OPS:
+        tensors = [None if ref is None else program.tensors[ref.name] for ref in args[1:4]]
+        source = node.args[0].name
+        return kernels.layer(node, tensors, grids[source]), [args[0].name]
+    if node.op.startswith("int8."):
+        function = _int8(node, kernels, grids, on_grid)
+    elif node.op.startswith("size."):
+        function = _SIZES[node.op]
+    else:
+        function = aten_op(node.op)
+        if on_grid:
+            function = kernels.keep_grid(function, node.op, grids[on_grid[0]])
+    if node.op == "size.getitem" or (node.op.startswith("aten.") and not node.kwargs and _flat(args)):
+        return _closed(function, args, {}, program)
+    return _closed(function, args, node.kwargs, program)
+
+
+def _int8(node: Node, kernels: Kernels, grids: dict[str, QParams], on_grid: list[str]) -> Function:
+    inputs = [grids[name] for name in on_grid]
+    out = node.grid
+    if node.op == "int8.dequantize":
+        return kernels.dequantize(inputs[0])
+    assert out is not None
+    if node.op == "int8.quantize":
+        return kernels.quantize(out)
+    if node.op in _UNARY:
+        return kernels.unary(_UNARY[node.op], inputs[0], out)
+    if node.op == "int8.cat":
+        return kernels.cat(inputs, out)
+    build = getattr(kernels, node.op.removeprefix("int8."))
+    function: Function = build(*inputs, out) if node.op not in ("int8.add", "int8.mul") else build(*_pair(node, grids), out)
+    return function
+
+
+def _pair(node: Node, grids: dict[str, QParams]) -> tuple[QParams, QParams]:
+    return grids[node.args[0].name], grids[node.args[1].name]
+
+
+def aten_op(op: str) -> Function:
+    """`torch.ops.aten.relu.default` for "aten.relu.default"; the name was checked against the allowlist."""
+    _, name, overload = op.split(".")
+    function: Function = getattr(getattr(torch.ops.aten, name), overload)
+    return function
+
+
+def _flat(args: tuple[Any, ...]) -> bool:
+    return all(isinstance(arg, Ref) for arg in args)
+
+
+def _closed(
+    function: Function, args: tuple[Any, ...], kwargs: Any, program: Int8Program
+) -> tuple[Function, list[str]]:
+    """Close `function` over the constant arguments; what is left are the references, in order."""
+    names = list(dict.fromkeys(leaf.name for leaf in leaves((args, tuple(kwargs.values()))) if isinstance(leaf, Ref)))
+    if _flat(args) and not kwargs and len(names) == len(args):
+        return function, names
+    if args and isinstance(args[0], Ref) and len(names) == 1 and not kwargs:
+        rest = map_leaves(args[1:], lambda leaf: program.tensors[leaf.name] if isinstance(leaf, TensorRef) else leaf)
+        if not any(isinstance(leaf, Ref) for leaf in leaves(rest)):
+            return (lambda x: function(x, *rest)), names
+    index = {name: i for i, name in enumerate(names)}
+    fixed = map_leaves(
+        (args, dict(kwargs)), lambda leaf: program.tensors[leaf.name] if isinstance(leaf, TensorRef) else leaf
+    )
+
+    def call(*values: Any) -> Any:
+        full, named = map_leaves(fixed, lambda leaf: values[index[leaf.name]] if isinstance(leaf, Ref) else leaf)
+        return function(*full, **named)
+
+    return call, names
+
+
+def _alive(bound: list[tuple[Node, Function, list[str]]], needed: set[str]) -> list[tuple[Node, Function, list[str]]]:
+    kept = []
+    needed = set(needed)
+    for node, function, runtime in reversed(bound):
+        if node.name in needed:
+            needed.update(runtime)
+            kept.append((node, function, runtime))
+    return kept[::-1]
+
+
+def _steps(bound: list[tuple[Node, Function, list[str]]], slots: dict[str, int], keep: set[str]) -> list[Step]:
+    """Slots are freed after their last use, so that big temporaries do not pile up."""
+    last: dict[str, int] = {}
+    for i, (_, _, runtime) in enumerate(bound):
+        last.update(dict.fromkeys(runtime, i))
+    return [
+        Step(
+            name=node.name,
+            function=function,
+            sources=tuple(slots[name] for name in runtime),
+            target=slots[node.name],
+            dead=tuple(slots[name] for name in dict.fromkeys(runtime) if last[name] == i and name not in keep),
+        )
+        for i, (node, function, runtime) in enumerate(bound)
+    ]

@@ -1,0 +1,122 @@
+"""PyTorch's native INT8 kernels (`torch.ops.quantized`), shared by the engines that select among them.
+
+This file and the engine files beside it are the only ones that touch `torch.ops.quantized` or a quantized dtype, which
+upstream has announced to remove (pytorch#184982). Programs and artifacts hold neither.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qat.quantization.engines.lowering import Function, Kernels
+from qat.quantization.program import Node
+from qat.quantization.qparams import QParams
+
+#: ATen ops that PyTorch implements for quantized tensors without leaving their grid.
+_ON_QUANTIZED = frozenset(
+    f"aten.{name}"
+    for name in (
+        "relu.default max_pool2d.default reshape.default flatten.using_ints permute.default transpose.int squeeze.dim "
+        "squeeze.dims unsqueeze.default slice.Tensor select.int contiguous.default clone.default chunk.default "
+        "split.Tensor split_with_sizes.default upsample_nearest2d.default upsample_nearest2d.vec"
+    ).split()
+)
+
+
+@contextmanager
+def quantized_engine(name: str) -> Iterator[None]:
+    """Select PyTorch's quantized engine for weight packing and kernel calls inside the block."""
+    previous = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(quint8|qint8|quantized).*", category=UserWarning)
+        torch.backends.quantized.engine = name
+        try:
+            yield
+        finally:
+            torch.backends.quantized.engine = previous
+
+
+def missing(name: str) -> str | None:
+    """Why this PyTorch build lacks a quantized engine; None when it has it."""
+    supported = torch.backends.quantized.supported_engines
+    if name in supported and hasattr(torch.ops.quantized, "conv2d_prepack"):
+        return None
+    return f"this PyTorch build ({torch.__version__}) has no {name!r} engine; it has {', '.join(supported) or 'none'}"
+
+
+class NativeKernels(Kernels):
+    """Integers are quint8 tensors; 4-d ones in channels-last layout, in which the kernels compute."""
+
+    def quantize(self, grid: QParams) -> Function:
+        scale, zero_point = grid.scale, grid.zero_point
+
+        def quantize(x: Tensor) -> Tensor:
+            if x.dim() == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return torch.quantize_per_tensor(x, scale, zero_point, torch.quint8)
+
+        return quantize
+
+    def dequantize(self, grid: QParams) -> Function:
+        return torch.dequantize
+
+    def integers(self, q: Any) -> Tensor:
+        value: Tensor = q.int_repr()
+        return value
+
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
+        weight, weight_scale, bias = tensors
+        assert weight is not None
+        assert weight_scale is not None
+        if node.op == "int8.linear":
+            return self.linear(pack_linear(weight, weight_scale, bias), grid, node.grid)
+        assert node.grid is not None
+        stride, padding, dilation, groups = (list(node.args[4]), list(node.args[5]), list(node.args[6]), node.args[7])
+        packed_weight = per_channel(weight, weight_scale)
+        name = node.op.removeprefix("int8.")
+        prepack = getattr(torch.ops.quantized, f"{name}_prepack")
+        packed = prepack(packed_weight, bias, stride, padding, dilation, groups)
+        run = torch.ops.quantized.conv2d.new if name == "conv2d" else torch.ops.quantized.conv1d
+        scale, zero_point = node.grid.scale, node.grid.zero_point
+        return lambda q: run(q, packed, scale, zero_point)
+
+    def linear(self, packed: Any, grid: QParams, out: QParams | None) -> Function:
+        """A linear layer with an output grid; engines that can return float override this."""
+        assert out is not None
+        run, scale, zero_point = torch.ops.quantized.linear.default, out.scale, out.zero_point
+        return lambda q: run(q, packed, scale, zero_point)
+
+    def add(self, a: QParams, b: QParams, out: QParams) -> Function:
+        run, scale, zero_point = torch.ops.quantized.add.default, out.scale, out.zero_point
+        general = super().add(a, b, out)
+        return lambda x, y: run(x, y, scale, zero_point) if x.shape == y.shape else general(x, y)
+
+    def cat(self, grids: list[QParams], out: QParams) -> Function:
+        run, scale, zero_point = torch.ops.quantized.cat.default, out.scale, out.zero_point
+        return lambda qs, dim=0: run(qs, dim, scale, zero_point)
+
+    def keep_grid(self, op: Function, name: str, grid: QParams) -> Function:
+        if name == "aten.pad.default":
+            dequantize, quantize = self.dequantize(grid), self.quantize(grid)
+            return lambda q, pad, *_: quantize(F.pad(dequantize(q), pad))
+        if name in _ON_QUANTIZED:
+            return op
+        dequantize, quantize = self.dequantize(grid), self.quantize(grid)
+        return lambda q, *rest: quantize(op(dequantize(q), *rest))
+
+
+def per_channel(weight: Tensor, scale: Tensor) -> Tensor:
+    """An int8 weight of shape (C, ...) with scales of shape (C,) as PyTorch's quantized tensor."""
+    zeros = torch.zeros(scale.shape, dtype=torch.int64)
+    return torch._make_per_channel_quantized_tensor(weight, scale.to(torch.float64), zeros, 0)
+
+
+def pack_linear(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
+    return torch.ops.quantized.linear_prepack(per_channel(weight, scale), bias)

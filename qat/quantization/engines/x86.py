@@ -1,0 +1,43 @@
+"""The x86 engine: PyTorch's own choice, layer by layer, between FBGEMM and oneDNN.
+
+oneDNN rounds in another order: an output may differ from `reference` by one step, in fewer than 1 of 100,000.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from qat.quantization.engines.cpu import saturation_refusal
+from qat.quantization.engines.engine import Engine, Int8Model
+from qat.quantization.engines.fbgemm import FbgemmKernels
+from qat.quantization.engines.lowering import Function, lower
+from qat.quantization.engines.native import missing, pack_linear, quantized_engine
+from qat.quantization.program import Int8Program, Node
+from qat.quantization.qparams import QParams
+
+
+class X86(Engine):
+    """FBGEMM or oneDNN, whichever PyTorch picks for the layer."""
+
+    name = "x86"
+
+    def refusal(self, program: Int8Program) -> str | None:
+        return missing(self.name) or saturation_refusal(program.target)
+
+    def lower(self, program: Int8Program) -> Int8Model:
+        with quantized_engine(self.name):
+            return lower(program, _X86Kernels(), engine=self.name)
+
+
+class _X86Kernels(FbgemmKernels):
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
+        if node.op == "int8.linear" and node.grid is None:  # only FBGEMM returns float from a linear layer
+            weight, scale, bias = tensors
+            assert weight is not None
+            assert scale is not None
+            with quantized_engine("fbgemm"):
+                packed: Any = pack_linear(weight, scale, bias)
+            return self.linear(packed, grid, None)
+        return super().layer(node, tensors, grid)
