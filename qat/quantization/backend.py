@@ -18,6 +18,7 @@ from enum import Enum
 from torch import fx
 
 from qat.errors import ConfigError, near
+from qat.quantization.graph import GraphNode
 
 
 class Role(Enum):
@@ -42,7 +43,7 @@ class Saturation(Enum):
 
 
 #: Reason why a node cannot run on its kernel; None when it can.
-Requirement = Callable[[fx.Node], str | None]
+Requirement = Callable[[GraphNode], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Kernel:
     data: tuple[int, ...] = (0,)
     requires: Requirement | None = None
 
-    def refusal(self, node: fx.Node) -> str | None:
+    def refusal(self, node: GraphNode) -> str | None:
         """Why `node` cannot run on this kernel; None when it can."""
         return self.requires(node) if self.requires else None
 
@@ -86,7 +87,7 @@ class Backend:
 # --- requirements --------------------------------------------------------------------------------------------------
 
 
-def argument(node: fx.Node, position: int, name: str, default: object = None) -> object:
+def argument(node: GraphNode, position: int, name: str, default: object = None) -> object:
     """An argument of an ATen call, wherever it stands."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
@@ -96,7 +97,7 @@ def is_tensor(arg: object) -> bool:
     return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "dtype")
 
 
-def _constant_weight(node: fx.Node) -> str | None:
+def _constant_weight(node: GraphNode) -> str | None:
     weight, bias = node.args[1], argument(node, 2, "bias")
     if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
         return "its weight is computed, not stored"
@@ -105,24 +106,24 @@ def _constant_weight(node: fx.Node) -> str | None:
     return None
 
 
-def _two_tensors(node: fx.Node) -> str | None:
+def _two_tensors(node: GraphNode) -> str | None:
     if not (is_tensor(node.args[0]) and is_tensor(node.args[1])):
         return "one operand is a number"
     return "alpha is not 1" if node.kwargs.get("alpha", 1) != 1 else None
 
 
-def _zero_padding(node: fx.Node) -> str | None:
+def _zero_padding(node: GraphNode) -> str | None:
     mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
     return None if mode == "constant" and not value else "only zero padding keeps the grid"
 
 
-def _lower_bound_zero(node: fx.Node) -> str | None:
+def _lower_bound_zero(node: GraphNode) -> str | None:
     low, high = argument(node, 1, "min"), argument(node, 2, "max")
     bounded = low == 0 and (high is None or (isinstance(high, int | float) and high > 0))
     return None if bounded else "only a clamp that starts at 0 is the clamp of a grid"
 
 
-def _spatial_mean(node: fx.Node) -> str | None:
+def _spatial_mean(node: GraphNode) -> str | None:
     value = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else None
     dims = argument(node, 1, "dim")
     if value is None or value.dim() != 4 or not isinstance(dims, list | tuple):
@@ -130,7 +131,7 @@ def _spatial_mean(node: fx.Node) -> str | None:
     return None if sorted(int(d) % 4 for d in dims) == [2, 3] else "only a mean over height and width"
 
 
-def _no_divisor(node: fx.Node) -> str | None:
+def _no_divisor(node: GraphNode) -> str | None:
     return "divisor_override is set" if argument(node, 6, "divisor_override") is not None else None
 
 
@@ -140,7 +141,7 @@ RELU, CLAMP = "aten.relu.default", "aten.clamp.default"
 ACTIVATIONS = frozenset({RELU, CLAMP})
 
 
-def absorbable(node: fx.Node) -> bool:
+def absorbable(node: GraphNode) -> bool:
     """Whether an activation can be the clamp of an output grid: a relu always, a clamp when it starts at 0."""
     return str(node.target) == RELU or _lower_bound_zero(node) is None
 
@@ -174,9 +175,7 @@ _LINEAR_EITHER = Kernel(
 
 
 def _follow(op: str, program_op: str, data: tuple[int, ...] = (0,), requires: Requirement | None = None) -> Kernel:
-    return Kernel(
-        op=op, program_op=program_op, role=Role.FOLLOW, data=data, absorbs=ACTIVATIONS, requires=requires
-    )
+    return Kernel(op=op, program_op=program_op, role=Role.FOLLOW, data=data, absorbs=ACTIVATIONS, requires=requires)
 
 
 _FOLLOW = (

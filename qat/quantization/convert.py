@@ -7,6 +7,7 @@ fake quantization used in its last step, activations carry their grid, and what 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, fx
 
 from qat.errors import CalibrationError, ConvertError
 from qat.quantization.backend import Kernel, Role, argument
-from qat.quantization.capture import fx_value, layer_name
 from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.graph import GraphNode, fx_value, layer_name
+from qat.quantization.ops import ATEN_OPS, LAYER_OPS
 from qat.quantization.placement import constants, inputs_on_grid
 from qat.quantization.prepare import PreparedModel
-from qat.quantization.program import ATEN_OPS, LAYER_OPS, Int8Program, Node, Ref, TensorRef, leaves
+from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves
 from qat.quantization.qparams import QParams
 
 _SIZE_OPS = {
@@ -66,11 +68,11 @@ class _Builder:
         self.floats: dict[str, Ref] = {}  # graph node -> its float (or size) value
         self.output: Any = None
 
-    def visit(self, node: fx.Node) -> None:
+    def visit(self, node: GraphNode) -> None:
         if node.op == "placeholder":
             self.floats[node.name] = Ref(node.name)
         elif node.op == "output":
-            self.output = fx.node.map_arg(node.args[0], self._float)
+            self.output = _map_nodes(node.args[0], self._float)
         elif node.op == "call_module":
             self._visit_fake_quantize(node)
         elif node.name in self.fixed:
@@ -95,24 +97,28 @@ class _Builder:
 
     # --- one method per kind of node -----------------------------------------------------------------------------
 
-    def _visit_fake_quantize(self, node: fx.Node) -> None:
+    def _visit_fake_quantize(self, node: GraphNode) -> None:
         """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
         source = node.args[0]
         if isinstance(self.network.get_submodule(str(node.target)), WeightFakeQuantize):
             return
         if source.name not in self.integers:
             self.integers[source.name] = self._emit(
-                f"{source.name}_quantized", "int8.quantize", (self._float(source),), node=source, grid=self.grids[source.name]
+                f"{source.name}_quantized",
+                "int8.quantize",
+                (self._float(source),),
+                node=source,
+                grid=self.grids[source.name],
             )
         self._alias(node, source.name)
 
-    def _alias(self, node: fx.Node, source: str) -> None:
+    def _alias(self, node: GraphNode, source: str) -> None:
         if source in self.integers:
             self.integers[node.name] = self.integers[source]
         if source in self.floats:
             self.floats[node.name] = self.floats[source]
 
-    def _kernel(self, node: fx.Node, kernel: Kernel) -> None:
+    def _kernel(self, node: GraphNode, kernel: Kernel) -> None:
         if kernel.role is Role.PASS:
             self._pass(node, kernel)
             return
@@ -123,20 +129,20 @@ class _Builder:
         else:
             on_grid = {source.name for source in inputs_on_grid(node, kernel)}
             args = tuple(
-                fx.node.map_arg(arg, lambda n: self.integers[n.name] if n.name in on_grid else self._float(n))
+                _map_nodes(arg, lambda n: self.integers[n.name] if n.name in on_grid else self._float(n))
                 for arg in (*node.args, *_ordered_kwargs(node))
             )
         ref = self._emit(node.name, kernel.program_op, args, node=node, grid=grid)
         (self.integers if grid is not None else self.floats)[node.name] = ref
 
-    def _pass(self, node: fx.Node, kernel: Kernel) -> None:
+    def _pass(self, node: GraphNode, kernel: Kernel) -> None:
         """A shape op on integers keeps its ATen name and its input's grid."""
         source = inputs_on_grid(node, kernel)[0]
         self._aten(node, lambda n: self.integers[n.name] if n is source else self._float(n), self._grid_of(source))
 
-    def _layer_args(self, node: fx.Node) -> tuple[Any, ...]:
+    def _layer_args(self, node: GraphNode) -> tuple[Any, ...]:
         x, fake, *rest = node.args
-        bias = argument(node, 2, "bias")
+        bias: Any = argument(node, 2, "bias")
         quantizer = self.network.get_submodule(fake.target)
         assert isinstance(quantizer, WeightFakeQuantize)
         weight, scale = quantizer.quantize(fx_value(self.network, fake.args[0]))
@@ -147,32 +153,32 @@ class _Builder:
         )
         if "linear" in str(node.target):
             return (self.integers[x.name], *parts)
-        dims = quantizer_dims(weight)
+        dims = weight.dim() - 2
         stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)
         return (self.integers[x.name], *parts, *(_tuple(v, dims) for v in (stride, padding, dilation)), groups)
 
-    def _aten(self, node: fx.Node, resolve: Any, grid: QParams | None = None) -> None:
+    def _aten(self, node: GraphNode, resolve: Any, grid: QParams | None = None) -> None:
         op = _SIZE_OPS.get(node.target) or str(node.target)
         if op not in ATEN_OPS and op not in _SIZE_OPS.values():
             raise ConvertError(
                 f"{op} in layer {layer_name(node) or '(model)'!r} is not in the program's list of ops. Keep that part "
                 "of the model outside the captured module, or add the op to program.ATEN_OPS if it is pure."
             )
-        args = fx.node.map_arg(node.args, resolve)
-        kwargs = {key: value for key, value in fx.node.map_arg(node.kwargs, resolve).items() if key not in _IGNORED}
+        args = _map_nodes(node.args, resolve)
+        kwargs = {key: value for key, value in _map_nodes(node.kwargs, resolve).items() if key not in _IGNORED}
         ref = self._emit(node.name, op, tuple(args), node=node, grid=grid, kwargs=kwargs)
         (self.floats if grid is None else self.integers)[node.name] = ref
 
-    def _constant(self, node: fx.Node) -> Any:
+    def _constant(self, node: GraphNode) -> Any:
         if node.op == "get_attr":
             return fx_value(self.network, node).detach().cpu()
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n.name])
+        args, kwargs = _map_nodes((node.args, node.kwargs), lambda n: self.values[n.name])
         kwargs = {k: torch.device("cpu") if isinstance(v, torch.device) else v for k, v in kwargs.items()}
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)
 
     # --- values --------------------------------------------------------------------------------------------------
 
-    def _float(self, node: fx.Node) -> Any:
+    def _float(self, node: GraphNode) -> Any:
         """The float (or size) value of a graph node; dequantized, once, when it lives on a grid."""
         if node.name in self.values:
             value = self.values[node.name]
@@ -183,11 +189,11 @@ class _Builder:
             )
         return self.floats[node.name]
 
-    def _owner(self, node: fx.Node) -> str:
+    def _owner(self, node: GraphNode) -> str:
         """The tensor that carries the fake_quantize of a kernel's output: its activation's, or its own."""
         return next((a for a, source in self.placement.absorbed.items() if source == node.name), node.name)
 
-    def _grid_of(self, node: fx.Node) -> QParams:
+    def _grid_of(self, node: GraphNode) -> QParams:
         grid = self.nodes[self.integers[node.name].name].grid
         assert grid is not None
         return grid
@@ -202,7 +208,7 @@ class _Builder:
         op: str,
         args: tuple[Any, ...],
         *,
-        node: fx.Node,
+        node: GraphNode,
         grid: QParams | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> Ref:
@@ -226,21 +232,23 @@ def _grids(prepared: PreparedModel) -> dict[str, QParams]:
     return grids
 
 
-def quantizer_dims(weight: Tensor) -> int:
-    """Number of spatial dimensions of a convolution weight of shape (out, in / groups, *kernel)."""
-    return weight.dim() - 2
+def _map_nodes(value: Any, function: Callable[[Any], Any]) -> Any:
+    """`value` with every graph node in it replaced."""
+    return fx.node.map_arg(value, function)
 
 
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:
     return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
 
 
-def _ordered_kwargs(node: fx.Node) -> tuple[Any, ...]:
+def _ordered_kwargs(node: GraphNode) -> tuple[Any, ...]:
     """Keyword arguments of a FOLLOW op in schema order; only ops whose kwargs continue their args have any."""
     if not node.kwargs:
         return ()
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-    return tuple(node.kwargs[name] for name in names[len(node.args) :] if name in node.kwargs and name not in ("dtype", "alpha"))
+    names = [a.name for a in node.target._schema.arguments]
+    return tuple(
+        node.kwargs[name] for name in names[len(node.args) :] if name in node.kwargs and name not in ("dtype", "alpha")
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -254,9 +262,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _alive(
-    nodes: list[Node], output: Any, tensors: dict[str, Tensor]
-) -> tuple[list[Node], dict[str, Tensor]]:
+def _alive(nodes: list[Node], output: Any, tensors: dict[str, Tensor]) -> tuple[list[Node], dict[str, Tensor]]:
     """The nodes and tensors that the output depends on."""
     needed = {leaf.name for leaf in leaves(output)}
     kept: list[Node] = []

@@ -24,7 +24,7 @@ from torch import fx
 
 from qat.errors import KeepFloatError, near
 from qat.quantization.backend import Backend, Kernel, Output, Role, absorbable
-from qat.quantization.capture import layer_name
+from qat.quantization.graph import GraphNode, layer_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +90,17 @@ def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) 
     )
 
 
-def _picks_from(node: fx.Node, integers: set[str]) -> bool:
+def _picks_from(node: GraphNode, integers: set[str]) -> bool:
     """Whether `node` takes one tensor out of a list (chunk, split) that is integers."""
     return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node.args[0].name in integers
 
 
-def inputs_on_grid(node: fx.Node, kernel: Kernel) -> list[fx.Node]:
+def inputs_on_grid(node: GraphNode, kernel: Kernel) -> list[GraphNode]:
     """The tensors that `kernel` takes on a grid when it computes `node`."""
-    found: list[fx.Node] = []
+    found: list[GraphNode] = []
     for position in kernel.data:
         arg = node.args[position]
-        found.extend(arg if isinstance(arg, list | tuple) else [arg])  # type: ignore[arg-type]
+        found.extend(arg if isinstance(arg, list | tuple) else [arg])
     return found
 
 
@@ -135,7 +135,7 @@ def _able(graph: fx.Graph, backend: Backend, kept: set[str]) -> tuple[dict[str, 
     return able, reasons
 
 
-def _computes_floats(node: fx.Node) -> bool:
+def _computes_floats(node: GraphNode) -> bool:
     value = node.meta.get("val")
     first = value[0] if isinstance(value, list | tuple) and value else value
     return hasattr(first, "dtype") and bool(first.dtype.is_floating_point)
@@ -191,7 +191,7 @@ def _forwards(graph: fx.Graph, able: Mapping[str, Kernel], absorbed: Mapping[str
     return on_grid
 
 
-def _only_feeds_layers(node: fx.Node, able: Mapping[str, Kernel], absorbed: Mapping[str, str]) -> bool:
+def _only_feeds_layers(node: GraphNode, able: Mapping[str, Kernel], absorbed: Mapping[str, str]) -> bool:
     """Whether every consumer, seen through activations and shape ops, is a convolution or linear layer."""
     if not node.users:
         return False
@@ -205,9 +205,7 @@ def _only_feeds_layers(node: fx.Node, able: Mapping[str, Kernel], absorbed: Mapp
     return True
 
 
-def _backwards(
-    graph: fx.Graph, able: Mapping[str, Kernel], absorbed: Mapping[str, str], on_grid: set[str]
-) -> set[str]:
+def _backwards(graph: fx.Graph, able: Mapping[str, Kernel], absorbed: Mapping[str, str], on_grid: set[str]) -> set[str]:
     """Nodes whose output some integer kernel takes."""
     wanted: set[str] = set()
     for node in reversed(graph.nodes):

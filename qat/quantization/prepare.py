@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 
 from qat.errors import ConvertError, SchemeError
 from qat.quantization.backend import TARGETS, Backend, Role, Saturation, argument, choose_target, get_backend
-from qat.quantization.capture import Captured, InputSpec, capture, fx_value
+from qat.quantization.capture import Captured, InputSpec, capture
 from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.graph import GraphNode, fx_value
 from qat.quantization.observer import make_observer
 from qat.quantization.placement import Placement, place
 
@@ -154,15 +155,19 @@ def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer:
     network.recompile()
 
 
-def needs_pair_bound(node: fx.Node, network: nn.Module, saturation: Saturation) -> bool:
-    """Whether the target's kernel for this layer adds pairs of products in 16 bits."""
+def needs_pair_bound(node: GraphNode, network: nn.Module, saturation: Saturation) -> bool:
+    """Whether the target's kernel for this layer adds pairs of products in 16 bits.
+
+    Depthwise means one input channel per group, whatever the number of outputs: FBGEMM's depthwise kernels also take a
+    channel multiplier of 2.
+    """
     if saturation is Saturation.DEPTHWISE:
         groups = argument(node, 6, "groups", 1) if "conv" in str(node.target) else 1
-        return groups == fx_value(network, node.args[1]).shape[0] != 1
+        return groups != 1 and fx_value(network, node.args[1]).shape[1] == 1
     return saturation is Saturation.ALWAYS
 
 
-def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[fx.Node]) -> None:
+def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> None:
     network.add_submodule(name, module)
     with network.graph.inserting_after(tensor):
         call = network.graph.call_module(name, (tensor,))

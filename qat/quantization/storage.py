@@ -24,7 +24,8 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save_file
 
 from qat.errors import ArtifactError
-from qat.quantization.program import Int8Program, from_json, to_json
+from qat.quantization.program import Int8Program
+from qat.quantization.serialize import from_json, to_json
 
 SCHEMA_VERSION = 1
 MANIFEST, GRAPH, TENSORS = "manifest.json", "graph.json", "model.safetensors"
@@ -72,9 +73,7 @@ def save_program(
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _sync(staging)
         staging.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
+        _swap(staging, folder)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise ArtifactError(f"cannot write {folder}: {error}") from error
@@ -150,6 +149,20 @@ def _relative(name: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
         raise ArtifactError(f"{name!r} is no path inside an artifact folder")
     return path
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Move `staging` to `folder`; what was there goes only when the new one stands, and comes back when it does not."""
+    previous = staging.with_name(staging.name + ".previous")
+    if folder.exists():
+        os.replace(folder, previous)
+    try:
+        os.replace(staging, folder)
+    except BaseException:
+        if previous.exists():
+            os.replace(previous, folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qat.errors import InputError
 from qat.quantization.program import Int8Program, Ref, map_leaves
+from qat.quantization.qparams import QParams
+
+
+class Representation(Protocol):
+    """How an engine holds integers; its kernel set provides this."""
+
+    def integers(self, q: Any) -> Tensor: ...
+
+    def from_integers(self, integers: Tensor, grid: QParams) -> Any: ...
+
+    def running(self) -> AbstractContextManager[None]: ...
 
 
 class Engine(ABC):
@@ -47,24 +60,24 @@ class Int8Model(nn.Module):
         engine: name of the engine, for messages.
         steps: the bound nodes in order.
         slots: where each node's value stands.
-        to_float: turns an engine's integer value into its uint8 integers, for `watch`.
+        kernels: the engine's representation of integers.
     """
 
     def __init__(
         self,
         program: Int8Program,
+        kernels: Representation,
         *,
         engine: str,
         steps: Sequence[Step],
         slots: dict[str, int],
-        integers: Callable[[Any], Tensor],
     ) -> None:
         super().__init__()
         self.program = program
         self.engine = engine
+        self._kernels = kernels
         self._steps = tuple(steps)
         self._slots = slots
-        self._integers = integers
 
     def forward(self, *inputs: Tensor) -> Any:
         """Float inputs as the program's specs say; float outputs in the structure of the captured model.
@@ -75,24 +88,35 @@ class Int8Model(nn.Module):
         self._check(inputs)
         values: list[Any] = [None] * len(self._slots)
         values[: len(inputs)] = inputs
-        with torch.no_grad():
+        with torch.no_grad(), self._kernels.running():
             for step in self._steps:
                 values[step.target] = step.function(*[values[i] for i in step.sources])
                 for i in step.dead:
                     values[i] = None
         return self._result(values)
 
-    def watch(self, *inputs: Tensor) -> tuple[Any, dict[str, Any]]:
-        """Like forward, and every node's value by name; integers come as uint8 tensors (lists of them for a split)."""
+    def watch(self, *inputs: Tensor, replay: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Like forward, and every node's value by name; integers come as uint8 tensors (tuples of them for a split).
+
+        Args:
+            replay: values of another engine's `watch`. Every node then computes from those instead of from what this
+                engine made of the nodes before it: one layer at a time, each given the same input.
+        """
         self._check(inputs)
         values: list[Any] = [None] * len(self._slots)
         values[: len(inputs)] = inputs
         seen: dict[str, Any] = {}
         grids = self.program.grids()
-        with torch.no_grad():
+        with torch.no_grad(), self._kernels.running():
             for step in self._steps:
-                values[step.target] = value = step.function(*[values[i] for i in step.sources])
-                seen[step.name] = map_leaves(value, self._integers) if step.name in grids else value
+                value = step.function(*[values[i] for i in step.sources])
+                grid = grids.get(step.name)
+                seen[step.name] = map_leaves(value, self._kernels.integers) if grid is not None else value
+                if replay is not None and step.name in replay:
+                    value = replay[step.name]
+                    if grid is not None:
+                        value = map_leaves(value, partial(_from_integers, self._kernels, grid))
+                values[step.target] = value
         return self._result(values), seen
 
     def _result(self, values: list[Any]) -> Any:
@@ -106,9 +130,13 @@ class Int8Model(nn.Module):
             if not isinstance(x, Tensor):
                 raise InputError(f"input {spec.name!r} must be a tensor, got {type(x).__name__}")
             fits = x.dim() == len(spec.shape) and all(n in (None, m) for n, m in zip(spec.shape, x.shape, strict=True))
-            if not fits or x.dtype != spec.dtype or x.device.type != "cpu" and self.engine != "reference":
+            if not fits or x.dtype != spec.dtype or (x.device.type != "cpu" and self.engine != "reference"):
                 shape = ", ".join("any" if n is None else str(n) for n in spec.shape)
                 raise InputError(
                     f"input {spec.name!r} must be a {spec.dtype} CPU tensor of shape ({shape}), got {x.dtype} of shape "
                     f"{tuple(x.shape)} on {x.device.type}"
                 )
+
+
+def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> Any:
+    return kernels.from_integers(integers, grid)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Int8Model, Step
-from qat.quantization.program import LAYER_OPS, Int8Program, Node, Ref, TensorRef, leaves, map_leaves
+from qat.quantization.ops import LAYER_OPS
+from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 
 Function = Callable[..., Any]
@@ -50,6 +52,10 @@ class Kernels(ABC):
     #: Whether a linear layer without an output grid takes its input as float and quantizes it inside.
     quantizes_inside = False
 
+    def running(self) -> AbstractContextManager[None]:
+        """What must hold while a model of these kernels runs."""
+        return nullcontext()
+
     @abstractmethod
     def quantize(self, grid: QParams) -> Function:
         """float tensor -> q."""
@@ -61,6 +67,10 @@ class Kernels(ABC):
     @abstractmethod
     def integers(self, q: Any) -> Tensor:
         """q -> uint8 tensor."""
+
+    @abstractmethod
+    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+        """uint8 tensor -> q."""
 
     @abstractmethod
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
@@ -135,7 +145,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     for node, _, _ in bound:
         slots[node.name] = len(slots)
     steps = _steps(bound, slots, {leaf.name for leaf in leaves(program.output)})
-    return Int8Model(program, engine=engine, steps=steps, slots=slots, integers=kernels.integers)
+    return Int8Model(program, kernels, engine=engine, steps=steps, slots=slots)
 
 
 def _bind(
@@ -192,9 +202,7 @@ def _flat(args: tuple[Any, ...]) -> bool:
     return all(isinstance(arg, Ref) for arg in args)
 
 
-def _closed(
-    function: Function, args: tuple[Any, ...], kwargs: Any, program: Int8Program
-) -> tuple[Function, list[str]]:
+def _closed(function: Function, args: tuple[Any, ...], kwargs: Any, program: Int8Program) -> tuple[Function, list[str]]:
     """Close `function` over the constant arguments; what is left are the references, in order."""
     names = list(dict.fromkeys(leaf.name for leaf in leaves((args, tuple(kwargs.values()))) if isinstance(leaf, Ref)))
     if _flat(args) and not kwargs and len(names) == len(args):
@@ -204,9 +212,7 @@ def _closed(
         if not any(isinstance(leaf, Ref) for leaf in leaves(rest)):
             return (lambda x: function(x, *rest)), names
     index = {name: i for i, name in enumerate(names)}
-    fixed = map_leaves(
-        (args, dict(kwargs)), lambda leaf: program.tensors[leaf.name] if isinstance(leaf, TensorRef) else leaf
-    )
+    fixed = map_leaves((args, dict(kwargs)), lambda leaf: program.tensors[leaf.name] if isinstance(leaf, TensorRef) else leaf)
 
     def call(*values: Any) -> Any:
         full, named = map_leaves(fixed, lambda leaf: values[index[leaf.name]] if isinstance(leaf, Ref) else leaf)

@@ -22,11 +22,11 @@ from qat.quantization.qparams import QParams
 #: ATen ops that PyTorch implements for quantized tensors without leaving their grid.
 _ON_QUANTIZED = frozenset(
     f"aten.{name}"
-    for name in (
-        "relu.default max_pool2d.default reshape.default flatten.using_ints permute.default transpose.int squeeze.dim "
-        "squeeze.dims unsqueeze.default slice.Tensor select.int contiguous.default clone.default chunk.default "
-        "split.Tensor split_with_sizes.default upsample_nearest2d.default upsample_nearest2d.vec"
-    ).split()
+    for name in """
+    relu.default max_pool2d.default reshape.default flatten.using_ints permute.default transpose.int squeeze.dim
+    squeeze.dims unsqueeze.default slice.Tensor select.int contiguous.default clone.default chunk.default split.Tensor
+    split_with_sizes.default upsample_nearest2d.default upsample_nearest2d.vec
+    """.split()
 )
 
 
@@ -70,6 +70,9 @@ class NativeKernels(Kernels):
     def integers(self, q: Any) -> Tensor:
         value: Tensor = q.int_repr()
         return value
+
+    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+        return torch._make_per_tensor_quantized_tensor(integers, grid.scale, grid.zero_point)
 
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
         weight, weight_scale, bias = tensors

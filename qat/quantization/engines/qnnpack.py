@@ -5,12 +5,13 @@ Its fixed-point requantization may differ from `reference` by one step. It never
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
 
 from qat.quantization.engines.engine import Engine, Int8Model
-from qat.quantization.engines.lowering import lower
+from qat.quantization.engines.lowering import Function, Kernels, lower
 from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
 from qat.quantization.program import Int8Program
+from qat.quantization.qparams import QParams
 
 
 class Qnnpack(Engine):
@@ -29,22 +30,16 @@ class Qnnpack(Engine):
 
     def lower(self, program: Int8Program) -> Int8Model:
         with quantized_engine(self.name):
-            model = lower(program, NativeKernels(), engine=self.name)
-        return _QnnpackModel(model)
+            return lower(program, _QnnpackKernels(), engine=self.name)
 
 
-class _QnnpackModel(Int8Model):
-    """Selects the engine around every call, because some kernels ask for it at run time."""
+class _QnnpackKernels(NativeKernels):
+    def running(self) -> AbstractContextManager[None]:
+        """Some kernels ask which engine is selected when they run."""
+        return quantized_engine("qnnpack")
 
-    def __init__(self, model: Int8Model) -> None:
-        super().__init__(
-            model.program, engine=model.engine, steps=model._steps, slots=model._slots, integers=model._integers
-        )
-
-    def forward(self, *inputs: Any) -> Any:
-        with quantized_engine("qnnpack"):
-            return super().forward(*inputs)
-
-    def watch(self, *inputs: Any) -> Any:
-        with quantized_engine("qnnpack"):
-            return super().watch(*inputs)
+    def add(self, a: QParams, b: QParams, out: QParams) -> Function:
+        """QNNPACK's add takes scale ratios in [2^-14, 2^8) only; outside, dequantize, add and quantize are used."""
+        if all(2**-14 <= grid.scale / out.scale < 2**8 for grid in (a, b)):
+            return super().add(a, b, out)
+        return Kernels.add(self, a, b, out)

@@ -77,6 +77,9 @@ class _ReferenceKernels(Kernels):
         value: Tensor = q.to(torch.uint8)
         return value
 
+    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+        return integers.to(torch.float32)
+
     def centred(self, grid: QParams) -> Function:
         return lambda q: q - grid.zero_point
 

@@ -1,0 +1,31 @@
+"""Small readings of an fx graph that several steps share."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from torch import Tensor, fx, nn
+
+#: An `fx.Node`. fx types its arguments as a union of everything; graph code knows better.
+GraphNode: TypeAlias = Any
+
+
+def layer_name(node: GraphNode) -> str:
+    """Dotted name of the innermost module that `node` comes from; '' for the model itself."""
+    stack = node.meta.get("nn_module_stack")
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def fx_value(module: nn.Module, node: Any) -> Tensor:
+    """The parameter or buffer that a `get_attr` node reads."""
+    value: Any = module
+    for part in node.target.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def replace_(graph: fx.Graph, node: GraphNode, by: Any) -> None:
+    """Give every user of `node` the value `by` instead, and drop `node`."""
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)

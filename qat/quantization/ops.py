@@ -1,0 +1,64 @@
+"""The ops that a program may hold: an allowlist, checked before anything is built."""
+
+from __future__ import annotations
+
+#: Layers with (x, weight, weight_scale, bias) as their first arguments.
+LAYER_OPS = ("int8.conv1d", "int8.conv2d", "int8.linear")
+
+INT8_OPS = frozenset(
+    {
+        *LAYER_OPS,
+        *("int8.quantize", "int8.dequantize", "int8.add", "int8.mul", "int8.cat", "int8.mean"),
+        *("int8.adaptive_avg_pool2d", "int8.avg_pool2d", "int8.hardswish", "int8.hardsigmoid", "int8.sigmoid"),
+        *("int8.silu", "int8.leaky_relu", "int8.clamp"),
+    }
+)
+
+#: Arithmetic on sizes.
+SIZE_OPS = frozenset(
+    {
+        *("size.add", "size.sub", "size.mul", "size.floordiv", "size.truediv", "size.mod", "size.neg"),
+        "size.getitem",
+    }
+)
+
+#: Float and shape ops by overload name. A list of ops, not a namespace: `aten` also holds ops that open files.
+ATEN_OPS = frozenset(
+    f"aten.{name}"
+    for name in """
+    sym_size.int
+    add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
+    neg.default abs.default exp.default log.default sqrt.default rsqrt.default pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar
+    square.default reciprocal.default erf.default sin.default cos.default tanh.default maximum.default minimum.default
+    relu.default gelu.default silu.default sigmoid.default hardswish.default hardsigmoid.default clamp.default clamp.Tensor
+    clamp_min.default clamp_max.default leaky_relu.default elu.default softplus.default mish.default prelu.default
+    log_sigmoid.default logical_not.default logical_and.default logical_or.default bitwise_and.Tensor bitwise_not.default
+    eq.Scalar eq.Tensor ne.Scalar ne.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor
+    where.self where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor
+    softmax.int _softmax.default log_softmax.int scaled_dot_product_attention.default
+    layer_norm.default group_norm.default batch_norm.default rms_norm.default instance_norm.default
+    conv1d.default conv2d.default conv3d.default conv1d.padding conv2d.padding conv_transpose2d.input convolution.default
+    linear.default matmul.default bmm.default mm.default addmm.default baddbmm.default einsum.default embedding.default
+    max_pool2d.default avg_pool2d.default avg_pool1d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
+    adaptive_max_pool2d.default max_pool2d_with_indices.default
+    mean.dim mean.default sum.dim_IntList sum.default amax.default amin.default max.dim min.dim argmax.default
+    var.correction var_mean.correction std.correction linalg_vector_norm.default norm.ScalarOpt_dim cumsum.default
+    topk.default sort.default gather.default index.Tensor index_select.default scatter.src scatter.value
+    upsample_nearest2d.default upsample_nearest2d.vec upsample_bilinear2d.default upsample_bilinear2d.vec
+    upsample_bicubic2d.default upsample_bicubic2d.vec pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default
+    grid_sampler.default grid_sampler_2d.default im2col.default
+    reshape.default reshape_as.default flatten.using_ints permute.default transpose.int t.default squeeze.default
+    squeeze.dim squeeze.dims unsqueeze.default expand.default expand_as.default slice.Tensor select.int chunk.default
+    split.Tensor split_with_sizes.default unbind.int stack.default cat.default roll.default flip.default repeat.default
+    repeat_interleave.self_int tile.default pad.default constant_pad_nd.default unfold.default movedim.int
+    slice_scatter.default select_scatter.default index_put.default view_as.default unflatten.int swapaxes.default
+    contiguous.default clone.default to.dtype to.dtype_layout _to_copy.default type_as.default
+    arange.default arange.start arange.start_step zeros.default ones.default full.default zeros_like.default
+    ones_like.default full_like.default new_zeros.default new_ones.default new_full.default linspace.default
+    meshgrid.indexing meshgrid.default triu.default tril.default one_hot.default scalar_tensor.default
+    nan_to_num.default floor.default ceil.default round.default isnan.default isinf.default any.dim any.default
+    all.dim all.default outer.default diff.default
+    """.split()
+)
+
+ALLOWED_OPS = INT8_OPS | SIZE_OPS | ATEN_OPS

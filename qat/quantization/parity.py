@@ -1,0 +1,130 @@
+"""Parity: does the deployed network compute what was trained, layer by layer?
+
+Two comparisons, both with every layer given the *same* input, so that a deviation is charged to the layer that makes it
+and not to those behind it:
+
+* `engine_parity`      an engine against `reference`, in grid steps;
+* `simulation_parity`  the fake-quant simulation against `reference`, in grid steps, and the SQNR end to end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qat.quantization.engines import lower
+from qat.quantization.fake_quantize import FakeQuantize
+from qat.quantization.graph import layer_name
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.program import Int8Program
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParity:
+    """How far one tensor on a grid deviates.
+
+    Args:
+        name, layer: the node and the model's layer it belongs to.
+        max_steps: largest difference in grid steps, given the same input.
+        differing: share of outputs that differ at all, given the same input.
+        sqnr_db: 10 log10(signal power / difference power) end to end; infinite when equal.
+    """
+
+    name: str
+    layer: str
+    max_steps: int
+    differing: float
+    sqnr_db: float
+
+
+def engine_parity(program: Int8Program, engine: str, inputs: Sequence[Tensor]) -> list[LayerParity]:
+    """Compare every integer tensor of `engine` with `reference`, each node given the reference's inputs."""
+    reference, other = lower(program, "reference"), lower(program, engine)
+    expected = reference.watch(*inputs)[1]
+    local = other.watch(*inputs, replay=expected)[1]
+    whole = other.watch(*inputs)[1]
+    layers = {node.name: node.layer for node in program.nodes}
+    return [
+        _compare(name, layers[name], expected[name], local[name], whole[name], grid.scale)
+        for name, grid in program.grids().items()
+        if name in local and isinstance(expected[name], Tensor)
+    ]
+
+
+def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Sequence[Tensor]) -> list[LayerParity]:
+    """Compare every fake-quantized tensor of the simulation with the program's integers on `reference`."""
+    expected = lower(program, "reference").watch(*inputs)[1]
+    grids = program.grids()
+    forced, free = _Simulation(prepared, expected), _Simulation(prepared, None)
+    with torch.no_grad():
+        forced.run(*inputs)
+        free.run(*inputs)
+    rows = []
+    for source, name in forced.names.items():
+        integers, grid = expected[name], grids[name]
+        local, whole = (_to_grid(values[source], grid.scale, grid.zero_point) for values in (forced.seen, free.seen))
+        rows.append(_compare(name, forced.layers[source], integers, local, whole, grid.scale))
+    return rows
+
+
+def first_bad(rows: Sequence[LayerParity], *, max_steps: int, max_differing: float = 1.0) -> LayerParity | None:
+    """The first layer, in execution order, that deviates by more than is allowed."""
+    return next((row for row in rows if row.max_steps > max_steps or row.differing > max_differing), None)
+
+
+class _Simulation(fx.Interpreter):
+    """Runs the prepared network and keeps every fake-quantized tensor; can force each to the program's value."""
+
+    def __init__(self, prepared: PreparedModel, expected: dict[str, Any] | None) -> None:
+        super().__init__(prepared.network)
+        self.expected = expected
+        self.grids = {name: module.qparams() for name, module in prepared.fake_quantizes()}
+        self.absorbed = dict(prepared.placement.absorbed)
+        self.seen: dict[str, Tensor] = {}
+        self.names: dict[str, str] = {}
+        self.layers: dict[str, str] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "call_module" or not isinstance(self.module.get_submodule(str(n.target)), FakeQuantize):
+            return value
+        source = n.args[0]
+        assert isinstance(source, fx.Node)
+        self.seen[source.name] = value
+        self.layers[source.name] = layer_name(source)
+        if self.expected is not None:
+            name = next(name for name in self._candidates(source.name) if name in self.expected)
+            self.names[source.name] = name
+            grid = self.grids[source.name]
+            value = (self.expected[name].to(torch.float32) - grid.zero_point) * grid.scale
+        return value
+
+    def _candidates(self, source: str) -> Iterator[str]:
+        """Where the program keeps this tensor: quantized from float, the kernel that absorbed it, or itself."""
+        yield f"{source}_quantized"
+        if source in self.absorbed:
+            yield self.absorbed[source]
+        yield source
+
+
+def _to_grid(value: Tensor, scale: float, zero_point: int) -> Tensor:
+    return torch.round(value / scale).add_(zero_point)
+
+
+def _compare(name: str, layer: str, expected: Tensor, local: Tensor, whole: Tensor, scale: float) -> LayerParity:
+    steps = (local.to(torch.float32) - expected.to(torch.float32)).abs()
+    signal = expected.to(torch.float32)
+    noise = float((whole.to(torch.float32) - signal).square().sum())
+    power = float((signal - signal.mean()).square().sum())
+    return LayerParity(
+        name=name,
+        layer=layer,
+        max_steps=int(steps.max()) if steps.numel() else 0,
+        differing=float((steps > 0).float().mean()) if steps.numel() else 0.0,
+        sqnr_db=10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf,
+    )
