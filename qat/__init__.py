@@ -1,0 +1,38 @@
+"""qat: quantization-aware training down to true INT8 on CPU kernels.
+
+The library is plain PyTorch; Lightning, Hydra, timm and transformers are only imported by the training flow.
+"""
+
+from __future__ import annotations
+
+from qat.artifact import load, save_artifact, verify
+from qat.quantization.calibrate import calibrate
+from qat.quantization.capture import capture
+from qat.quantization.convert import convert
+from qat.quantization.coverage import coverage
+from qat.quantization.engines import lower
+from qat.quantization.parity import engine_parity, simulation_parity
+from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.program import Int8Program
+from qat.quantization.schedule import QATSchedule
+from qat.quantization.storage import read_manifest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Int8Program",
+    "PreparedModel",
+    "QATSchedule",
+    "calibrate",
+    "capture",
+    "convert",
+    "coverage",
+    "engine_parity",
+    "load",
+    "lower",
+    "prepare",
+    "read_manifest",
+    "save_artifact",
+    "simulation_parity",
+    "verify",
+]

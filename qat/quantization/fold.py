@@ -28,7 +28,7 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
         weights = [layer.args[1], *layer.args[2:3]] if layer.target in FOLDABLE else []
         shared = any(w is not None and len(w.users) > 1 for w in weights)
         same_channels = layer.target is not aten.linear.default or _dims(norm) == 2
-        if not weights or shared or len(layer.users) > 1 or not same_channels:
+        if not weights or shared or len(_readers(layer)) > 1 or not same_channels:
             continue
         weight, bias = _folded(module, layer, norm)
         with graph.inserting_before(layer):
@@ -38,11 +38,20 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
         for new in (weight_node, bias_node):
             new.meta["val"] = fx_value(module, new)
         layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
-        replace_(graph, norm, norm.args[0])
+        rows = norm.args[0]
+        replace_(graph, norm, rows)
+        for user in list(rows.users):  # flatten(0, 1) and back
+            if user.target is aten.reshape_as.default and user.args[1] is layer:
+                replace_(graph, user, layer)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _delete_unused_tensors_(module)
     module.recompile()
+
+
+def _readers(node: GraphNode) -> list[GraphNode]:
+    """The users that read the values of `node`; `reshape_as(y, node)` reads its shape alone."""
+    return [user for user in node.users if user.target is not aten.reshape_as.default or user.args[0] is node]
 
 
 def _behind_flatten(node: GraphNode) -> GraphNode:

@@ -32,6 +32,7 @@ class LayerParity:
         name, layer: the node and the model's layer it belongs to.
         max_steps: largest difference in grid steps, given the same input.
         differing: share of outputs that differ at all, given the same input.
+        outputs: how many outputs were compared.
         sqnr_db: 10 log10(signal power / difference power) end to end; infinite when equal.
     """
 
@@ -39,6 +40,7 @@ class LayerParity:
     layer: str
     max_steps: int
     differing: float
+    outputs: int
     sqnr_db: float
 
 
@@ -126,5 +128,6 @@ def _compare(name: str, layer: str, expected: Tensor, local: Tensor, whole: Tens
         layer=layer,
         max_steps=int(steps.max()) if steps.numel() else 0,
         differing=float((steps > 0).float().mean()) if steps.numel() else 0.0,
+        outputs=steps.numel(),
         sqnr_db=10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf,
     )

@@ -34,5 +34,10 @@ class QATSchedule:
         """Set the switches for step `step` (0-based) of `total_steps`; depends on nothing else, so resume is exact."""
         if total_steps < 1:
             raise ConfigError(f"a schedule needs at least one training step, got {total_steps}")
-        prepared.set_quantizing_(step >= math.ceil(self.quantize_from * total_steps))
-        prepared.set_observing_(step < math.ceil(self.freeze_ranges_at * total_steps))
+        prepared.set_quantizing_(step >= _first_step(self.quantize_from, total_steps))
+        prepared.set_observing_(step < _first_step(self.freeze_ranges_at, total_steps))
+
+
+def _first_step(fraction: float, total_steps: int) -> int:
+    """The first step at or behind `fraction` of all; 0.07 * 100 is 7.000000000000001 in floats, and means step 7."""
+    return math.ceil(fraction * total_steps * (1 - 1e-12))

@@ -1,0 +1,45 @@
+# Every verb makes the environment in .venv when it is missing. Needs Python 3.11+, pip and venv; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench matrix clean
+
+help: ## Show this list.
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY) ## Make or refresh the environment in .venv.
+
+demo: $(READY) ## Train, quantize and compare on handwritten digits; about two minutes.
+	$(BIN)/qat-train recipe=digits_resnet
+
+test: $(READY) ## Run the quick tests.
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## Run the tests on real data and many models; tens of minutes.
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## Lint, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and fix what can be fixed.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure speed against FP32 and FX mode; writes docs/speed.md.
+	$(BIN)/python scripts/speed.py
+
+matrix: $(READY) ## Run 48 timm families through the flow; writes docs/timm_matrix.md.
+	$(BIN)/python scripts/timm_matrix.py
+
+clean: ## Remove the environment, caches and runs.
+	rm -rf $(VENV) runs multirun .pytest_cache .mypy_cache .ruff_cache

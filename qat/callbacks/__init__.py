@@ -1,0 +1,1 @@
+"""Lightning callbacks, plugins and loggers."""

@@ -1,0 +1,44 @@
+"""Loggers by name; each optional one sits behind its own import, with an install hint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from qat.errors import ConfigError, near
+
+LOGGERS = ("none", "csv", "tensorboard", "wandb")
+
+
+def make_loggers(name: str, *, folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> list[Logger]:
+    """The loggers of a run, beside `metrics.jsonl`.
+
+    W&B runs offline when no key is configured (WANDB_API_KEY, or a login on this machine); its files stay in `folder`.
+
+    Raises:
+        ConfigError: unknown name, or its package is not installed.
+    """
+    if name not in LOGGERS:
+        raise ConfigError(f"unknown logger {name!r}.{near(name, LOGGERS)}")
+    try:
+        if name == "csv":
+            return [CSVLogger(folder, name="csv")]
+        if name == "tensorboard":
+            return [TensorBoardLogger(folder, name="tensorboard")]
+        if name == "wandb":
+            return [_wandb(folder, project, run_name, config)]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{error.name}'") from error
+    return []
+
+
+def _wandb(folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> Logger:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder))
+    offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") == "offline"
+    (folder / "wandb").mkdir(exist_ok=True)
+    return WandbLogger(project=project, name=run_name, save_dir=str(folder), offline=offline, config=dict(config))

@@ -1,0 +1,32 @@
+"""Drives a QAT schedule during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.schedule import QATSchedule
+
+
+class ScheduleCallback(Callback):
+    """Sets the switches of a prepared model before every step; observers rest during validation.
+
+    The switches depend on the step alone, so a resumed run is where the interrupted one was.
+    """
+
+    def __init__(self, prepared: PreparedModel, schedule: QATSchedule) -> None:
+        self.prepared = prepared
+        self.schedule = schedule
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        total = int(trainer.estimated_stepping_batches)
+        self.schedule.apply_(self.prepared, step=trainer.global_step, total_steps=total)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.prepared.set_observing_(False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.prepared.set_observing_(False)
+        self.prepared.set_quantizing_(True)

@@ -1,0 +1,64 @@
+"""Commands: thin Hydra apps, one verb each. Configuration ends here; the flow below takes plain typed values.
+
+Exit codes: 0 done, 2 bad configuration or input, 3 diverged, 4 a gate failed, 1 a bug.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from qat.config import Config
+from qat.errors import ConfigError, QatError
+from qat.recipes import folder, register
+
+
+def train() -> None:
+    """FP32 -> PTQ -> QAT -> INT8 -> artifact -> report."""
+    from qat.pipeline import train as run
+
+    _main(lambda config, overrides: run(config, overrides=overrides))
+
+
+def _main(verb: Callable[[Config, list[str]], Any]) -> None:
+    """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
+    register()
+    code = [2]  # Hydra ends with 1 for a configuration that it cannot compose
+
+    def job(config: DictConfig) -> Any:
+        code[0] = 1
+        try:
+            result = verb(_typed(config), list(HydraConfig.get().overrides.task))
+        except QatError as error:
+            code[0] = error.exit_code
+            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, markup=True)
+            raise SystemExit(code[0]) from None
+        code[0] = 0
+        return result
+
+    app = hydra.main(version_base="1.3", config_path=str(folder("conf")), config_name="config")(job)
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        sys.exit(end.code if end.code not in (1, "1") else code[0])
+
+
+def _typed(config: DictConfig) -> Config:
+    """The composed configuration as the plain dataclass that the flow takes."""
+    OmegaConf.resolve(config)
+    typed = OmegaConf.to_object(config)
+    if not isinstance(typed, Config):
+        raise ConfigError(f"the configuration is a {type(typed).__name__}, not the schema; do not remove `schema` from defaults")
+    return cast(Config, typed)
+
+
+logging.getLogger("hydra").setLevel(logging.WARNING)

@@ -1,0 +1,174 @@
+"""The configuration of a run, as plain typed values. Hydra fills it in the entry layer; nothing below knows Hydra.
+
+Every field is a key of `qat-train`; a recipe is a YAML file with some of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelConfig:
+    """The float model.
+
+    Args:
+        source: library that builds it (`timm`).
+        name: its name there.
+        pretrained: download the hub's weights.
+        path: a local model folder or checkpoint file to load instead.
+        image_size: input height and width in pixels; null takes the model's own.
+        in_channels: input channels.
+        mean, std: normalisation; null takes the model's own.
+        options: further arguments of the model's constructor.
+    """
+
+    source: str = "timm"
+    name: str = "resnet18"
+    pretrained: bool = False
+    path: str | None = None
+    image_size: int | None = None
+    in_channels: int = 3
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """The data.
+
+    Args:
+        source: `digits`, `folder` or `huggingface`.
+        root: local folder, for `folder` and `huggingface`.
+        options: further arguments of the source: column names, split names, hub name.
+        batch_size, eval_batch_size: images per batch.
+        workers: loader processes.
+        augment: `none`, `flip`, `flip_crop`, `shift` or `timm`.
+        val_fraction: held out of train when there is no validation split.
+        limit_train, limit_val, limit_test: use only so many images.
+        corrupt_budget: tolerated share of unreadable images.
+    """
+
+    source: str = "digits"
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+    eval_batch_size: int | None = None
+    workers: int = 0
+    augment: str = "none"
+    val_fraction: float = 0.1
+    limit_train: int | None = None
+    limit_val: int | None = None
+    limit_test: int | None = None
+    corrupt_budget: float = 0.01
+
+
+@dataclass
+class StageConfig:
+    """One training stage: FP32 or QAT.
+
+    Args:
+        epochs: 0 skips the training of the stage.
+        max_steps: stop earlier; null lets the epochs decide.
+        optimizer: `adamw`, `adam`, `sgd` or `rmsprop`.
+        lr, weight_decay, momentum, warmup, decay: see `OptimizerFactory`.
+        label_smoothing: in [0, 1).
+        gradient_clip: largest gradient norm; null does not clip.
+    """
+
+    epochs: int = 1
+    max_steps: int | None = None
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    warmup: float = 0.05
+    decay: str = "cosine"
+    label_smoothing: float = 0.0
+    gradient_clip: float | None = 1.0
+
+
+@dataclass
+class QuantizationConfig:
+    """How the model becomes INT8.
+
+    Args:
+        backend: kernel table, `fbgemm`, `x86` or `qnnpack`.
+        target: `vnni`, `avx2` or `arm`; null takes the backend's own.
+        observer: `moving_average`, `minmax` or `histogram`.
+        keep_float: patterns of layers that stay float.
+        calibration_batches: batches for PTQ.
+        quantize_from, freeze_ranges_at: see `QATSchedule`.
+    """
+
+    backend: str = "fbgemm"
+    target: str | None = None
+    observer: str = "histogram"
+    keep_float: list[str] = field(default_factory=list)
+    calibration_batches: int = 8
+    quantize_from: float = 0.0
+    freeze_ranges_at: float = 0.0
+
+
+@dataclass
+class GateConfig:
+    """What must hold.
+
+    Args:
+        max_drop: accepted drop from FP32 in points; null accepts any.
+        enforce: end with exit code 4 when a gate fails.
+        parity_samples: test samples for the layer-by-layer comparison.
+        reference_samples: test samples that the slow reference engine decides; null takes all.
+    """
+
+    max_drop: float | None = 1.0
+    enforce: bool = True
+    parity_samples: int = 32
+    reference_samples: int | None = 1000
+
+
+@dataclass
+class BenchmarkConfig:
+    """Latency measurement: batch size, rounds and threads (null keeps PyTorch's choice)."""
+
+    batch_size: int = 1
+    repeats: int = 50
+    threads: int | None = None
+
+
+@dataclass
+class Config:
+    """A run.
+
+    Args:
+        task: `classification`.
+        seed: of weights, order and augmentation.
+        engines: on which the INT8 model is evaluated and timed; the first counts as `int8`.
+        accelerator, precision: for training, as Lightning names them.
+        logger: `none`, `csv`, `tensorboard` or `wandb`.
+        project: W&B project.
+        output: the run folder.
+        resume: continue the interrupted run in `output`.
+        progress: show progress bars.
+    """
+
+    task: str = "classification"
+    recipe: str = "custom"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fp32: StageConfig = field(default_factory=StageConfig)
+    qat: StageConfig = field(default_factory=lambda: StageConfig(lr=1e-4))
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    engines: list[str] = field(default_factory=lambda: ["fbgemm", "x86"])
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+    logger: str = "none"
+    project: str = "qat"
+    output: str = "runs/run"
+    resume: bool = False
+    progress: bool = True

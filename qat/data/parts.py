@@ -1,0 +1,94 @@
+"""Which images of a source are used for what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qat.data.decode import check_budget, find_corrupt
+from qat.data.source import ImageSource, ImageTable
+from qat.data.split import hold_out, stratified
+from qat.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Some images of a table.
+
+    Args:
+        table: the images.
+        indices: which of them, ascending, shape (N,).
+    """
+
+    table: ImageTable
+    indices: npt.NDArray[np.int64]
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Class of each of them, shape (N,)."""
+        return self.table.targets[self.indices]
+
+    def limited(self, count: int | None, *, seed: int) -> Part:
+        """A stratified choice of at most `count` of them; None keeps all."""
+        if count is None:
+            return self
+        return Part(table=self.table, indices=np.sort(self.indices[stratified(self.targets, count, seed=seed)]))
+
+
+def choose(source: ImageSource, *, val_fraction: float, limits: Mapping[str, int | None], seed: int) -> dict[str, Part]:
+    """The parts "train", "val" and "test" of a source.
+
+    Args:
+        source: where it has no validation images, some of the training images are held out.
+        val_fraction: that share, in (0, 1).
+        limits: at most so many images, per part; None is no limit. Held out is before the limit.
+        seed: of both choices.
+    """
+    train, test = _whole(source.train), _whole(source.test)
+    if source.val is not None:
+        val = _whole(source.val)
+    else:
+        kept, held = hold_out(source.train.targets, val_fraction, seed=seed)
+        train, val = Part(table=source.train, indices=kept), Part(table=source.train, indices=held)
+    parts = {"train": train, "val": val, "test": test}
+    return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
+
+
+def drop_corrupt(parts: Mapping[str, Part], budget: float) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Leave out the images that cannot be decoded, each with its target.
+
+    Returns:
+        The parts that remain, and the name and reason of every image left out.
+
+    Raises:
+        DataError: more than `budget`, a fraction of all, or a part of which nothing remains.
+    """
+    kept: dict[str, Part] = {}
+    corrupt: list[str] = []
+    for name, part in parts.items():
+        found = find_corrupt(part.table, part.indices)
+        corrupt += found.values()
+        kept[name] = Part(table=part.table, indices=np.setdiff1d(part.indices, list(found)).astype(np.int64))
+    check_budget(corrupt, sum(len(part.indices) for part in parts.values()), budget)
+    for name, part in kept.items():
+        if len(part.indices) == 0:
+            raise DataError(f"no image of the split {name!r} can be decoded")
+    return kept, tuple(corrupt)
+
+
+def fingerprint(labels: tuple[str, ...], parts: Mapping[str, Part]) -> str:
+    """16 hex digits over the labels and the name, stored size, target and part of every image that is used."""
+    digest = hashlib.sha256("\n".join(labels).encode())
+    for name, part in parts.items():
+        digest.update(f"\n{name}".encode())
+        for index, target in zip(part.indices.tolist(), part.targets.tolist(), strict=True):
+            digest.update(f"\n{part.table.name(index)}\t{part.table.size(index)}\t{target}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _whole(table: ImageTable) -> Part:
+    return Part(table=table, indices=np.arange(len(table.targets), dtype=np.int64))

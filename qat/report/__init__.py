@@ -1,0 +1,1 @@
+"""What a run reports: JSON, terminal table, plots."""

@@ -1,0 +1,138 @@
+"""report.json: the contract between runs, README tables, sweeps and loggers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qat.benchmark import Latency
+from qat.evaluate import Difference
+from qat.gates import Gate
+from qat.quantization.coverage import Coverage
+from qat.quantization.engines.cpu import isa
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """One engine: its metric, how often it decides as the reference does, and its latency beside FP32's."""
+
+    int8: float
+    agreement: float
+    agreement_samples: int
+    latency: Latency
+    fp32_latency: Latency
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "int8": round(self.int8, 4),
+            "agreement": round(self.agreement, 6),
+            "agreement_samples": self.agreement_samples,
+            "latency_ms": {"p50": round(self.latency.p50, 3), "p95": round(self.latency.p95, 3)},
+            "fp32_latency_ms": {"p50": round(self.fp32_latency.p50, 3), "p95": round(self.fp32_latency.p95, 3)},
+            "speedup": round(self.fp32_latency.p50 / self.latency.p50, 3),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a run found out."""
+
+    task: str
+    recipe: str
+    model: str
+    data: str
+    n_eval: int
+    seed: int
+    metric: str
+    stages: Mapping[str, float]
+    drop: Difference
+    simulation_delta: float
+    simulation_agreement: float
+    engines: Mapping[str, EngineResult]
+    coverage: Coverage
+    training: Mapping[str, float]
+    artifact: Mapping[str, Any]
+    gates: tuple[Gate, ...]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "recipe": self.recipe,
+            "model": self.model,
+            "data": self.data,
+            "n_eval": self.n_eval,
+            "seed": self.seed,
+            "metric": {"name": self.metric, "unit": "points", "higher_is_better": True},
+            "stages": {name: round(value, 4) for name, value in self.stages.items()},
+            "drop": {"value": round(self.drop.value, 4), "ci95": [round(x, 4) for x in self.drop.ci95]},
+            "simulation": {"delta": round(self.simulation_delta, 4), "agreement": round(self.simulation_agreement, 6)},
+            "engines": {name: result.to_json() for name, result in self.engines.items()},
+            "coverage": {
+                "macs": self.coverage.macs,
+                "macs_int8": round(self.coverage.macs_int8, 4),
+                "integer_ops": self.coverage.integer_ops,
+                "float_ops": [asdict(op) for op in self.coverage.float_ops],
+            },
+            "training": {name: round(value, 4) for name, value in self.training.items()},
+            "artifact": dict(self.artifact),
+            "gates": [asdict(gate) for gate in self.gates],
+            "environment": dict(self.environment),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers under the names that W&B and the log use."""
+        first = next(iter(self.engines.values()))
+        return {
+            **{f"{stage}/{self.metric}": value for stage, value in self.stages.items()},
+            "int8/drop": self.drop.value,
+            "int8/agreement": first.agreement,
+            "int8/speedup": first.fp32_latency.p50 / first.latency.p50,
+            "simulation/agreement": self.simulation_agreement,
+            "artifact/bytes": float(self.artifact["bytes"]),
+        }
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON beside the target and rename it into place."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_text(json.dumps(data, indent=2) + "\n")
+    os.replace(staging, path)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    """The commit of the source tree; None for an installed wheel."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

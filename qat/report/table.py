@@ -1,0 +1,70 @@
+"""The terminal table of a run, in the form in which articles compare FP32 with INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per run and engine: model, FP32, PTQ, QAT, INT8, drop, speed-up, size.
+
+    Args:
+        reports: contents of `report.json` files.
+    """
+    table = Table(title="FP32 against INT8", title_style="bold", header_style="bold")
+    table.add_column("model", overflow="fold", ratio=1)
+    table.add_column("engine", no_wrap=True)
+    for column in ("FP32", "PTQ", "QAT", "INT8", "drop", "speed-up", "size"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for report in reports:
+        table.add_section()
+        for i, (engine, result) in enumerate(report["engines"].items()):
+            table.add_row(*row(report, engine, result, first=i == 0))
+    return table
+
+
+def row(report: Mapping[str, Any], engine: str, result: Mapping[str, Any], *, first: bool = True) -> list[str]:
+    """The cells of one engine of one run."""
+    stages = report["stages"]
+    return [
+        report["model"] if first else "",
+        engine,
+        f"{stages['fp32']:.2f}" if first else "",
+        f"{stages['ptq']:.2f}" if first else "",
+        f"{stages['fake_quant']:.2f}" if first else "",
+        f"{result['int8']:.2f}",
+        f"{report['drop']['value']:+.2f}" if first else "",
+        f"{result['speedup']:.2f}×",
+        f"{report['artifact']['bytes'] / 1e6:.2f} MB" if first else "",
+    ]
+
+
+def print_summary(report: Mapping[str, Any], console: Console) -> None:
+    """The table, the gates and what stayed float."""
+    console.print(summary_table([report]))
+    low, high = report["drop"]["ci95"]
+    environment, artifact = report["environment"], report["artifact"]
+    console.print(
+        f"{report['metric']['name']} on {report['data']}, n = {report['n_eval']}, seed {report['seed']}; "
+        f"drop {report['drop']['value']:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
+        highlight=False,
+    )
+    for engine, result in report["engines"].items():
+        fp32, int8 = result["fp32_latency_ms"], result["latency_ms"]
+        console.print(
+            f"{engine}: {fp32['p50']:.2f} → {int8['p50']:.2f} ms per image (medians, interleaved, "
+            f"{environment['threads']} threads, {environment['isa']})",
+            highlight=False,
+        )
+    console.print(
+        f"{report['coverage']['macs_int8']:.1%} of multiply-accumulates in INT8, {len(report['coverage']['float_ops'])} "
+        f"float ops; artifact {artifact['ratio']:.3f} of the FP32 weights",
+        highlight=False,
+    )
+    for gate in report["gates"]:
+        mark = "[green]passed[/]" if gate["passed"] else "[red]FAILED[/]"
+        console.print(f"gate {gate['name']}: {mark}  {gate['detail']}", highlight=False)

@@ -1,0 +1,57 @@
+"""The run folder: one run, one folder, one writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qat.errors import ConfigError
+
+LOCK = ".lock"
+
+
+@contextmanager
+def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
+    """Create and hold a run folder; release it at the end.
+
+    Raises:
+        ConfigError: it holds another run, another process writes there, or it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        others = [entry.name for entry in path.iterdir() if entry.name not in (LOCK, "train.log")]
+        if others and not resume:
+            raise ConfigError(f"{path} already holds a run; give another output, or continue it with resume=true")
+        _claim(path / LOCK)
+    except OSError as error:
+        raise ConfigError(f"cannot write the run folder {path}: {error.strerror}") from error
+    try:
+        yield path
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+
+
+def _claim(lock: Path) -> None:
+    try:
+        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        owner = lock.read_text().strip()
+        if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+            raise ConfigError(f"{lock.parent} is in use by process {owner}; wait for it or give another output") from None
+        lock.unlink(missing_ok=True)  # left behind by a run that was killed
+        return _claim(lock)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(str(os.getpid()))
+    return None
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,93 @@
+"""One training: a task, its data and Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from qat.callbacks.checkpoint import AtomicCheckpointIO, callbacks_for, newest_loadable
+from qat.callbacks.divergence import DivergenceGuard
+from qat.errors import ConfigError
+from qat.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How long and on what.
+
+    Args:
+        epochs: 0 trains nothing.
+        max_steps: stop after so many optimizer steps; None means `epochs` decide.
+        accelerator: `cpu`, `gpu` or `auto`.
+        precision: Lightning's name, `32-true` or `bf16-mixed`, ...
+        gradient_clip: largest norm of the gradient; None does not clip.
+        progress: show progress bars.
+    """
+
+    epochs: int = 1
+    max_steps: int | None = None
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+    gradient_clip: float | None = 1.0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or (self.max_steps is not None and self.max_steps < 1):
+            raise ConfigError(f"epochs must be >= 0 and max_steps >= 1, got {self.epochs} and {self.max_steps}")
+
+
+def fit(
+    task: Task,
+    data: LightningDataModule,
+    options: FitOptions,
+    *,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """Train `task.model` in place; checkpoints go to `folder`, and an interrupted training there is continued.
+
+    Raises:
+        DivergedError: the loss became NaN, infinite or exploded.
+    """
+    progress = [RichProgressBar()] if options.progress else []
+    trainer = Trainer(
+        max_epochs=options.epochs,
+        max_steps=options.max_steps if options.max_steps is not None else -1,
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,  # type: ignore[arg-type]
+        gradient_clip_val=options.gradient_clip,
+        callbacks=[*callbacks_for(folder), DivergenceGuard(), *progress, *callbacks],
+        logger=list(loggers) or False,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+    )
+    resume = newest_loadable(folder) if folder.is_dir() else None
+    with warnings.catch_warnings():
+        for message in _EXPECTED:
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(task, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+
+
+#: Lightning's remarks about choices that are made on purpose here.
+_EXPECTED = (
+    r".*does not have many workers.*",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+    r".*GPU available but not used.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+)
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

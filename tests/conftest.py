@@ -1,0 +1,21 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data: $QAT_SHARED_DATA, or shared/data beside the project; its absence fails in CI."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    path = Path(os.environ.get("QAT_SHARED_DATA", default))
+    if not path.is_dir():
+        message = f"no real data at {path}; set QAT_SHARED_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path

@@ -1,0 +1,132 @@
+"""Programs written by hand: every op, at the edge of what 8 bits hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qat.quantization.capture import InputSpec
+from qat.quantization.program import Int8Program, Node, Ref, TensorRef
+from qat.quantization.qparams import QParams, short_scale
+
+#: float32 values that lie on this grid are exact.
+INPUT_GRID = QParams(scale=2.0**-5, zero_point=131)
+
+
+def grid(scale: float, zero_point: int) -> QParams:
+    return QParams(scale=float(short_scale(torch.tensor(scale))), zero_point=zero_point)
+
+
+class Writer:
+    """Builds an `Int8Program` node by node; names are counted up."""
+
+    def __init__(self, *shapes: Sequence[int | None], target: str = "vnni", backend: str = "fbgemm") -> None:
+        self.inputs = tuple(
+            InputSpec(name=f"x{i}", dtype=torch.float32, shape=(None, *shape)) for i, shape in enumerate(shapes)
+        )
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.target, self.backend = target, backend
+
+    def add(self, op: str, *args: Any, grid: QParams | None = None, **kwargs: Any) -> Ref:
+        name = f"n{len(self.nodes)}_{op.split('.')[1]}"
+        self.nodes.append(Node(name=name, op=op, args=args, kwargs=kwargs, grid=grid))
+        return Ref(name)
+
+    def quantized(self, index: int = 0, grid: QParams = INPUT_GRID) -> Ref:
+        return self.add("int8.quantize", Ref(f"x{index}"), grid=grid)
+
+    def layer(
+        self,
+        op: str,
+        x: Ref,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *geometry: Any,
+        grid: QParams | None,
+    ) -> Ref:
+        key = f"w{len(self.tensors)}"
+        parts = {f"{key}.weight": weight, f"{key}.scale": scale, **({f"{key}.bias": bias} if bias is not None else {})}
+        self.tensors |= parts
+        refs = [TensorRef(name) for name in parts] + ([None] if bias is None else [])
+        return self.add(op, x, *refs, *geometry, grid=grid)
+
+    def finish(self, output: Any) -> Int8Program:
+        return Int8Program(
+            inputs=self.inputs,
+            nodes=tuple(self.nodes),
+            output=output,
+            tensors=self.tensors,
+            backend=self.backend,
+            target=self.target,
+        )
+
+
+def extreme_weight(shape: Sequence[int], *, pair_bound: bool, seed: int = 0) -> Tensor:
+    """int8 weights with the largest sums that are allowed: +-127, or pairs that add up to exactly 128.
+
+    Channels take turns: all of one sign (the largest accumulator), random signs (the largest spread), and, with the pair
+    bound, one weight of 127 among ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.full(tuple(shape), 64.0 if pair_bound else 127.0)
+    signs = torch.randint(0, 2, tuple(shape), generator=generator) * 2.0 - 1.0
+    weight[1::3] *= signs[1::3]
+    weight[2::3] = signs[2::3] * (1.0 if pair_bound else 127.0)
+    if pair_bound:
+        weight.flatten(1)[2::3, 0] *= 127.0
+    else:
+        weight[2::3] = torch.randint(-127, 128, weight[2::3].shape, generator=generator).float()
+    return weight.to(torch.int8)
+
+
+def extreme_input(shape: Sequence[int], *, grid: QParams = INPUT_GRID, seed: int = 0) -> Tensor:
+    """Floats on the grid: the first sample all at 255, the others random over the whole grid, half of it at its ends."""
+    generator = torch.Generator().manual_seed(seed)
+    integers = torch.randint(0, 256, tuple(shape), generator=generator)
+    ends = torch.randint(0, 2, tuple(shape), generator=generator) * 255
+    integers = torch.where(torch.rand(tuple(shape), generator=generator) < 0.5, ends, integers)
+    integers[0] = 255
+    return (integers - grid.zero_point).float() * grid.scale
+
+
+def layer_program(
+    op: str,
+    weight: Tensor,
+    *,
+    channels: int,
+    geometry: tuple[Any, ...] = (),
+    float_output: bool = False,
+    zero_point: int = INPUT_GRID.zero_point,
+    bias: bool = True,
+    target: str = "vnni",
+    backend: str = "fbgemm",
+    seed: int = 0,
+) -> Int8Program:
+    """quantize -> one layer. The output grid spans about +-2 standard deviations, so both of its ends are reached.
+
+    Args:
+        channels: of the input (features of a linear layer).
+        geometry: stride, padding, dilation, groups of a convolution.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dims = weight.dim() - 2  # 0 for a linear layer
+    source = grid(INPUT_GRID.scale, zero_point)
+    scale = short_scale(torch.rand(weight.shape[0], generator=generator) * 0.02 + 0.002)
+    terms = weight[0].numel()
+    spread = float(scale.mean()) * source.scale * 127 * 90 * terms**0.5
+    writer = Writer((channels, *([None] * dims)), target=target, backend=backend)
+    y = writer.layer(
+        op,
+        writer.quantized(grid=source),
+        weight,
+        scale,
+        torch.randn(weight.shape[0], generator=generator) * spread / 2 if bias else None,
+        *geometry,
+        grid=None if float_output else grid(4 * spread / 255, 117),
+    )
+    return writer.finish(y)

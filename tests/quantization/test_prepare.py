@@ -1,0 +1,234 @@
+"""Prepare: an ordinary module that trains, with one fake_quantize per tensor and a scheme that checkpoints keep."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qat.errors import ConfigError, ConvertError, SchemeError
+from qat.quantization.backend import TARGETS, Saturation
+from qat.quantization.calibrate import calibrate
+from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.observer import OBSERVERS
+from qat.quantization.prepare import PreparedModel, prepare
+from tests.quantization.networks import CASES, Inline, calibrated
+
+NAME = pytest.mark.parametrize("name", CASES)
+
+
+@NAME
+def test_prepared_model_without_rounding_equals_the_float_model(name: str) -> None:
+    prepared = calibrated(name)
+    prepared.set_quantizing_(False)
+    x = CASES[name].inputs(3)
+    torch.testing.assert_close(prepared(x), CASES[name].model()(x), rtol=1e-4, atol=1e-5)
+
+
+@NAME
+def test_prepared_model_is_the_same_in_training_and_evaluation(name: str) -> None:
+    prepared = calibrated(name)
+    x = CASES[name].inputs(3)
+    assert torch.equal(prepared.train()(x), prepared.eval()(x))
+
+
+@NAME
+def test_prepared_model_trains(name: str) -> None:
+    """A few steps change every weight of the network and lower the loss; gradients are finite."""
+    prepared = calibrated(name).train()
+    prepared.set_observing_(True)
+    x = CASES[name].inputs(8)
+    target = prepared(x).detach() * 0.5 + 0.5
+    optimizer = torch.optim.Adam(prepared.parameters(), lr=1e-2)
+    before = {key: p.detach().clone() for key, p in prepared.named_parameters()}
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = F.mse_loss(prepared(x), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    after = dict(prepared.named_parameters())
+    assert [key for key, value in before.items() if torch.equal(value, after[key])] == []
+    assert all(bool(torch.isfinite(p).all()) for p in after.values())
+
+
+def test_prepare_leaves_the_model_alone() -> None:
+    case = CASES["conv"]
+    model = case.model().train()
+    before = copy.deepcopy(model.state_dict())
+    prepared = prepare(model, (case.inputs(),))
+    calibrate(prepared, [case.inputs()])
+    assert model.training
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_prepare_shares_one_fake_quantize_between_all_consumers() -> None:
+    def function(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        z: Tensor = m.b(y) + m.c(y) + y
+        return F.relu(z)
+
+    model = Inline(function, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(4, 4, 1)).eval()
+    prepared = prepare(model, (torch.randn(2, 3, 4, 4),))
+    names = [name for name, _ in prepared.fake_quantizes()]
+    assert len(names) == len(set(names))
+    (shared,) = [n for n in prepared.network.graph.nodes if n.name == "fake_quantize_conv2d"]
+    assert len(shared.users) >= 2
+
+
+def test_prepare_gives_every_grid_a_fake_quantize_and_every_int8_weight_one() -> None:
+    for name in CASES:
+        prepared = calibrated(name)
+        assert {name for name, _ in prepared.fake_quantizes()} == prepared.placement.grids
+        layers = [k for k in prepared.placement.kernels.values() if k.role.value == "compute"]
+        assert len(list(prepared.weight_fake_quantizes())) == len(layers)
+
+
+def test_prepare_lets_only_integer_kernels_see_the_rounded_float_tensor() -> None:
+    """A float tensor that a layer and a float op read is rounded for the layer alone."""
+    model = Inline(lambda m, x: F.gelu(x) + m.a(x), a=nn.Conv2d(3, 3, 1)).eval()
+    prepared = prepare(model, (torch.randn(2, 3, 4, 4),))
+    (fake,) = [n for n in prepared.network.graph.nodes if n.name == "fake_quantize_x"]
+    assert {str(user.target) for user in fake.users} == {"aten.conv2d.default"}
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_prepare_uses_the_observer_that_was_asked_for(observer: str) -> None:
+    case = CASES["conv"]
+    prepared = prepare(case.model(), (case.inputs(),), observer=observer)
+    kinds = {type(module.observer) for _, module in prepared.fake_quantizes()}
+    assert kinds == {OBSERVERS[observer]}
+
+
+def test_prepare_refuses_unknown_settings() -> None:
+    case = CASES["conv"]
+    for options in ({"backend": "fbgem"}, {"target": "arm"}, {"observer": "median"}):
+        with pytest.raises(ConfigError):
+            prepare(case.model(), (case.inputs(),), **options)
+
+
+def test_prepare_refuses_a_model_in_which_nothing_can_be_int8() -> None:
+    with pytest.raises(ConvertError, match="no layer of Inline can run as INT8"):
+        prepare(Inline(lambda m, x: F.gelu(x) * 2), (torch.randn(2, 3),))
+    case = CASES["conv"]
+    with pytest.raises(ConvertError, match="keep_float"):
+        prepare(case.model(), (case.inputs(),), keep_float=["*"])
+
+
+# --- pair bound -----------------------------------------------------------------------------------------------------
+
+
+def bounds(target: str, **layers: nn.Module) -> list[bool]:
+    """Whether each layer of a chain has the pair bound, in order."""
+
+    def chain(m: Any, x: Tensor) -> Tensor:
+        for name in layers:
+            x = getattr(m, name)(x)
+        return x
+
+    backend = "qnnpack" if TARGETS[target] is Saturation.NEVER else "fbgemm"
+    prepared = prepare(Inline(chain, **layers).eval(), (torch.randn(2, 8, 6, 6),), backend=backend, target=target)
+    nodes = [n for n in prepared.network.graph.nodes if n.target in (torch.ops.aten.conv2d.default,)]
+    found = []
+    for node in nodes:
+        module = prepared.network.get_submodule(node.args[1].target)
+        assert isinstance(module, WeightFakeQuantize)
+        found.append(module.pair_bound)
+    return found
+
+
+def test_pair_bound_covers_what_each_target_adds_in_16_bits() -> None:
+    layers = {
+        "dense": nn.Conv2d(8, 8, 3, padding=1),
+        "point": nn.Conv2d(8, 8, 1),
+        "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        "depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        "multiplier": nn.Conv2d(8, 16, 3, padding=1, groups=8),
+    }
+    assert bounds("vnni", **layers) == [False, False, False, True, True]
+    assert bounds("avx2", **layers) == [True] * 5
+    assert bounds("arm", **layers) == [False] * 5
+
+
+def test_pair_bound_of_one_input_channel_is_not_depthwise() -> None:
+    assert bounds("vnni", squeeze=nn.Conv2d(8, 1, 1), stem=nn.Conv2d(1, 4, 3)) == [False, False]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def roundtrip(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def test_prepared_model_resumes_from_a_safe_checkpoint() -> None:
+    case = CASES["squeeze_excite"]
+    trained = calibrated("squeeze_excite")
+    fresh = prepare(case.model(seed=9), (case.inputs(),))
+    fresh.load_state_dict(roundtrip(trained.state_dict()))
+    x = case.inputs(3)
+    assert torch.equal(fresh(x), trained(x))
+    switches = [(m.observing, m.quantizing) for _, m in fresh.fake_quantizes()]
+    assert switches == [(m.observing, m.quantizing) for _, m in trained.fake_quantizes()]
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_prepared_state_has_the_same_shapes_fresh_and_calibrated(observer: str) -> None:
+    case = CASES["conv"]
+    fresh = prepare(case.model(), (case.inputs(),), observer=observer)
+    shapes = shapes_of(fresh)
+    calibrate(fresh, [case.inputs()])
+    assert shapes_of(fresh) == shapes
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "qnnpack"}, "backend: checkpoint 'fbgemm', model 'qnnpack'"),
+        ({"target": "avx2"}, "target: checkpoint 'vnni', model 'avx2'"),
+        ({"observer": "minmax"}, "observer: checkpoint 'moving_average', model 'minmax'"),
+        ({"keep_float": ["head"]}, "kernels: checkpoint"),
+    ],
+)
+def test_prepared_model_refuses_a_checkpoint_of_another_scheme(options: dict[str, Any], words: str) -> None:
+    case = CASES["conv"]
+    stored = prepare(case.model(), (case.inputs(),)).state_dict()
+    other = prepare(case.model(), (case.inputs(),), **options)
+    with pytest.raises(SchemeError) as error:
+        other.load_state_dict(roundtrip(stored))
+    assert words in str(error.value)
+
+
+def test_prepared_model_can_be_copied() -> None:
+    prepared = calibrated("conv")
+    twin: PreparedModel = copy.deepcopy(prepared)
+    x = CASES["conv"].inputs(3)
+    assert torch.equal(twin(x), prepared(x))
+    with torch.no_grad():
+        next(twin.parameters()).mul_(2)
+    assert not torch.equal(next(twin.parameters()), next(prepared.parameters()))
+
+
+def test_prepared_switches_reach_every_fake_quantize() -> None:
+    prepared = prepare(CASES["conv"].model(), (CASES["conv"].inputs(),))
+    for on in (False, True):
+        prepared.set_observing_(on)
+        prepared.set_quantizing_(on)
+        assert {m.observing for m in prepared.modules() if isinstance(m, FakeQuantize)} == {on}
+        assert {m.quantizing for m in prepared.modules() if isinstance(m, FakeQuantize | WeightFakeQuantize)} == {on}
