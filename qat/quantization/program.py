@@ -100,6 +100,7 @@ class Int8Program:
                     if leaf.name not in self.tensors:
                         raise ProgramError(f"node {node.name!r} needs tensor {leaf.name!r}, which is missing")
             self._check_layer(node)
+            _check_grids(node, known)
             known[node.name] = node.grid
         for leaf in leaves(self.output):
             if not isinstance(leaf, Ref) or leaf.name not in known:
@@ -136,6 +137,22 @@ class Int8Program:
     def layers(self) -> Iterator[Node]:
         """The convolutions and linear layers that run as integers."""
         return (node for node in self.nodes if node.op in LAYER_OPS)
+
+
+def _check_grids(node: Node, known: Mapping[str, QParams | None]) -> None:
+    """An int8 op takes integers, an aten op keeps the grid of its input, and only what is on a grid is dequantized."""
+    data = node.args[:2] if node.op in ("int8.add", "int8.mul") else node.args[:1]
+    takes = [known[leaf.name] if isinstance(leaf, Ref) else None for leaf in leaves(data)]
+    if node.op == "int8.quantize":
+        fits = takes == [None] and node.grid is not None
+    elif node.op == "int8.dequantize":
+        fits = len(takes) == 1 and takes[0] is not None and node.grid is None
+    elif node.op.startswith("int8."):
+        fits = bool(takes) and None not in takes and (node.grid is not None or node.op == "int8.linear")
+    else:
+        fits = node.grid == next((grid for grid in takes if grid is not None), None)
+    if not fits:
+        raise ProgramError(f"node {node.name!r}: {node.op} does not fit the grids of its inputs and output")
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -48,8 +48,8 @@ class QParams:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise QParamsError(f"scale must be finite and positive, got {self.scale}")
-        if not ACTIVATION_LOW <= self.zero_point <= ACTIVATION_HIGH:
-            raise QParamsError(f"zero_point must lie in [0, 255], got {self.zero_point}")
+        if not isinstance(self.zero_point, int) or not ACTIVATION_LOW <= self.zero_point <= ACTIVATION_HIGH:
+            raise QParamsError(f"zero_point must be an integer in [0, 255], got {self.zero_point!r}")
         if float(short_scale(torch.tensor(self.scale))) != self.scale:
             raise QParamsError(f"scale {self.scale!r} has more than 16 significant bits; see short_scale")
 

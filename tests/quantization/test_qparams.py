@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -98,9 +99,9 @@ def test_affine_qparams_of_a_constant_zero_tensor_are_legal() -> None:
 
 @pytest.mark.parametrize(
     ("scale", "zero_point"),
-    [(0.0, 0), (-1.0, 0), (math.nan, 0), (math.inf, 0), (0.5, -1), (0.5, 256), (0.1, 0), (1 + 2**-20, 0)],
+    [(0.0, 0), (-1.0, 0), (math.nan, 0), (math.inf, 0), (0.5, -1), (0.5, 256), (0.5, 1.5), (0.1, 0), (1 + 2**-20, 0)],
 )
-def test_qparams_refuse_what_is_no_grid(scale: float, zero_point: int) -> None:
+def test_qparams_refuse_what_is_no_grid(scale: float, zero_point: Any) -> None:
     with pytest.raises(QParamsError):
         QParams(scale=scale, zero_point=zero_point)
 
