@@ -20,7 +20,11 @@ class Latency:
 
 
 def measure(
-    candidates: Mapping[str, Callable[[], Any]], *, repeats: int = 50, warmup: int = 5, progress: Callable[[], None] | None = None
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int = 50,
+    warmup: int = 5,
+    progress: Callable[[], None] | None = None,
 ) -> dict[str, Latency]:
     """Call every candidate in turn, `repeats` rounds, so that drift of the machine hits all alike.
 
@@ -40,5 +44,6 @@ def measure(
             if progress is not None:
                 progress()
     return {
-        name: Latency(p50=float(np.percentile(values, 50)), p95=float(np.percentile(values, 95))) for name, values in times.items()
+        name: Latency(p50=float(np.percentile(values, 50)), p95=float(np.percentile(values, 95)))
+        for name, values in times.items()
     }

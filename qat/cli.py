@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +22,37 @@ from qat.recipes import folder, register
 
 def train() -> None:
     """FP32 -> PTQ -> QAT -> INT8 -> artifact -> report."""
-    from qat.pipeline import train as run
+    from qat.pipeline.train import train as run
 
     _main(lambda config, overrides: run(config, overrides=overrides))
+
+
+def evaluate() -> None:
+    """The metric of an artifact or a QAT checkpoint on any engine."""
+    from qat.pipeline.deployed import evaluate_deployed
+
+    _main(lambda config, _: evaluate_deployed(config))
+
+
+def inspect() -> None:
+    """Coverage, ranges and per-layer SQNR of a QAT checkpoint or an artifact."""
+    from qat.pipeline.deployed import inspect_deployed
+
+    _main(lambda config, _: inspect_deployed(config))
+
+
+def benchmark() -> None:
+    """Latency against FP32 eager, interleaved."""
+    from qat.pipeline.deployed import benchmark_deployed
+
+    _main(lambda config, _: benchmark_deployed(config))
+
+
+def export() -> None:
+    """A QAT checkpoint to an artifact folder."""
+    from qat.pipeline.deployed import export_checkpoint
+
+    _main(lambda config, _: export_checkpoint(config))
 
 
 def _main(verb: Callable[[Config, list[str]], Any]) -> None:
@@ -57,8 +85,10 @@ def _typed(config: DictConfig) -> Config:
     OmegaConf.resolve(config)
     typed = OmegaConf.to_object(config)
     if not isinstance(typed, Config):
-        raise ConfigError(f"the configuration is a {type(typed).__name__}, not the schema; do not remove `schema` from defaults")
-    return cast(Config, typed)
+        raise ConfigError(
+            f"the configuration is a {type(typed).__name__}, not the schema; do not remove `schema` from defaults"
+        )
+    return typed
 
 
 logging.getLogger("hydra").setLevel(logging.WARNING)

@@ -20,7 +20,7 @@ class ModelConfig:
         path: a local model folder or checkpoint file to load instead.
         image_size: input height and width in pixels; null takes the model's own.
         in_channels: input channels.
-        mean, std: normalisation; null takes the model's own.
+        mean, std, crop_pct, interpolation: preprocessing; null takes the model's own.
         options: further arguments of the model's constructor.
     """
 
@@ -32,6 +32,8 @@ class ModelConfig:
     in_channels: int = 3
     mean: list[float] | None = None
     std: list[float] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -46,9 +48,11 @@ class DataConfig:
         batch_size, eval_batch_size: images per batch.
         workers: loader processes.
         augment: `none`, `flip`, `flip_crop`, `shift` or `timm`.
+        augment_options: for `timm`, arguments of its `create_transform`.
         val_fraction: held out of train when there is no validation split.
         limit_train, limit_val, limit_test: use only so many images.
         corrupt_budget: tolerated share of unreadable images.
+        verify: decode every image once before the run; otherwise an unreadable one stops it when its turn comes.
     """
 
     source: str = "digits"
@@ -58,11 +62,13 @@ class DataConfig:
     eval_batch_size: int | None = None
     workers: int = 0
     augment: str = "none"
+    augment_options: dict[str, Any] = field(default_factory=dict)
     val_fraction: float = 0.1
     limit_train: int | None = None
     limit_val: int | None = None
     limit_test: int | None = None
     corrupt_budget: float = 0.01
+    verify: bool = True
 
 
 @dataclass
@@ -149,7 +155,8 @@ class Config:
         accelerator, precision: for training, as Lightning names them.
         logger: `none`, `csv`, `tensorboard` or `wandb`.
         project: W&B project.
-        output: the run folder.
+        output: the run folder; for `qat-export` the artifact folder.
+        artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.
         progress: show progress bars.
     """
@@ -170,5 +177,7 @@ class Config:
     logger: str = "none"
     project: str = "qat"
     output: str = "runs/run"
+    artifact: str | None = None
+    checkpoint: str | None = None
     resume: bool = False
     progress: bool = True

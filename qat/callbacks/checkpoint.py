@@ -43,7 +43,7 @@ class RngState(Callback):
     """Saves and restores the random states of PyTorch, NumPy and Python, so that dropout continues where it stopped."""
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global state is what libraries use
+        kind, keys, position, has_gauss, cached = np.random.get_state()
         version, state, gauss = random.getstate()
         return {
             "torch": torch.get_rng_state(),

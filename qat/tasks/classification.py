@@ -42,4 +42,5 @@ class ClassificationTask(Task):
         return decisions
 
     def score(self, decisions: Tensor, batch: Any) -> Tensor:
-        return 100.0 * (decisions == batch[1]).float()
+        targets: Tensor = batch[1]
+        return 100.0 * (decisions == targets).float()

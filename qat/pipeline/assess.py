@@ -1,0 +1,120 @@
+"""After training: evaluate INT8 on every engine, check the gates, write and verify the artifact, measure latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qat.artifact import save_artifact, size_bytes, verify
+from qat.benchmark import Latency, measure
+from qat.errors import ArtifactError
+from qat.evaluate import Evaluation, agreement, paired_difference
+from qat.gates import Gate, budget_gate, kernel_gate, simulation_gate
+from qat.pipeline.run import Run, make_task, progress, score
+from qat.quantization.coverage import coverage
+from qat.quantization.engines import lower
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.program import Int8Program
+from qat.report.report import EngineResult, Report, environment
+
+
+def assess(
+    run: Run,
+    network: nn.Module,
+    prepared: PreparedModel,
+    program: Int8Program,
+    *,
+    stages: dict[str, Evaluation],
+    training: dict[str, float],
+    folder: Path,
+) -> Report:
+    """Evaluate INT8 on every engine, check the gates, write the artifact and measure it."""
+    config = run.config
+    sample = next(iter(run.data.test_dataloader()))[0][: config.gate.parity_samples]
+    limit = config.gate.reference_samples
+    reference = score(run, lower(program, "reference"), "int8/reference", limit=limit)
+    gates: list[Gate] = []
+    results: dict[str, Evaluation] = {}
+    for engine in config.engines:
+        results[engine] = score(run, lower(program, engine), f"int8/{engine}")
+        gates.append(kernel_gate(program, engine, [sample], reference=reference, result=results[engine]))
+    int8 = results[config.engines[0]]
+    drop = paired_difference(stages["fp32"], int8)
+    gates.append(simulation_gate(prepared, program, [sample], simulated=stages["fake_quant"], int8=int8))
+    gates.append(budget_gate(drop, config.gate.max_drop))
+    latencies = time_engines(run, network, program, sample)
+    metrics = {**{name: stage.metric for name, stage in stages.items()}, "int8": int8.metric}
+    artifact = write_artifact(run, folder / "artifact", program, sample[:2], metrics, network)
+    return Report(
+        task=config.task,
+        recipe=config.recipe,
+        model=run.model.name,
+        data=f"{run.data.name} ({run.data.fingerprint})",
+        n_eval=int8.count,
+        seed=config.seed,
+        metric=make_task(run, network, config.qat).metric,
+        stages=metrics,
+        drop=drop,
+        simulation_delta=stages["fake_quant"].metric - int8.metric,
+        simulation_agreement=agreement(stages["fake_quant"], int8),
+        engines={
+            engine: EngineResult(
+                int8=result.metric,
+                agreement=agreement(reference, result),
+                agreement_samples=reference.count,
+                latency=latencies[engine],
+                fp32_latency=latencies["fp32"],
+            )
+            for engine, result in results.items()
+        },
+        coverage=coverage(prepared, [sample[:1]]),
+        training=training,
+        artifact=artifact,
+        gates=tuple(gates),
+        environment=environment(),
+    )
+
+
+def write_artifact(
+    run: Run, folder: Path, program: Int8Program, golden: Tensor, metrics: dict[str, float], network: nn.Module
+) -> dict[str, Any]:
+    """Save the artifact, load it again and replay its golden outputs."""
+    save_artifact(
+        program,
+        folder,
+        golden_inputs=[golden],
+        metadata={
+            "task": run.config.task,
+            "model": run.model.name,
+            "labels": list(run.data.labels),
+            "preprocessing": run.model.preprocessing,
+            "metrics": {name: round(value, 4) for name, value in metrics.items()},
+            "recipe": run.config.recipe,
+            "commit": environment()["commit"],
+        },
+    )
+    for engine in run.config.engines:
+        found = verify(folder, engine)
+        if not found.passed:
+            raise ArtifactError(f"the saved artifact does not reproduce its golden outputs on {engine}: {found}")
+    fp32_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    size = size_bytes(folder)
+    return {"path": folder.name, "bytes": size, "fp32_bytes": fp32_bytes, "ratio": round(size / fp32_bytes, 4)}
+
+
+def time_engines(run: Run, network: nn.Module, program: Int8Program, sample: Tensor) -> dict[str, Latency]:
+    """Latency of FP32 eager and of every engine, interleaved."""
+    config = run.config.benchmark
+    x = sample[:1].expand(config.batch_size, *sample.shape[1:]).contiguous()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
+    try:
+        models = {"fp32": network.eval(), **{engine: lower(program, engine) for engine in run.config.engines}}
+        with progress(run, "benchmark", config.repeats + 5) as advance:
+            calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
+            return measure(calls, repeats=config.repeats, progress=lambda: advance(1))
+    finally:
+        torch.set_num_threads(threads)

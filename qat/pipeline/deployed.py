@@ -1,0 +1,174 @@
+"""What can be done with a trained run or an artifact: evaluate, inspect, benchmark, export."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from qat.artifact import load
+from qat.benchmark import measure
+from qat.callbacks.checkpoint import load_weights
+from qat.config import Config
+from qat.errors import ConfigError, DataError
+from qat.pipeline.assess import write_artifact
+from qat.pipeline.run import Run, open_data, open_run, prepare_model, score
+from qat.quantization.calibrate import calibrate
+from qat.quantization.convert import convert
+from qat.quantization.coverage import coverage
+from qat.quantization.engines import lower
+from qat.quantization.parity import LayerParity, engine_parity, simulation_parity
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.program import Int8Program
+from qat.quantization.storage import load_program, read_manifest
+
+
+def evaluate_deployed(config: Config, console: Console | None = None) -> dict[str, float]:
+    """Evaluate `artifact`, or the QAT `checkpoint`, on the recipe's test set; returns the metric per engine.
+
+    Raises:
+        ConfigError: neither or both are given.
+        DataError: the data has other labels than the artifact.
+    """
+    console = console or Console()
+    run = open_run(config, None, console)
+    models: dict[str, Callable[..., Any]] = {}
+    if _given(config) == "artifact":
+        run = _with_artifact_data(run)
+        models = {engine: load(_artifact(config), engine) for engine in config.engines}
+    else:
+        prepared = load_prepared(run)
+        program = convert(prepared)
+        models = {"fake_quant": prepared.eval(), **{engine: lower(program, engine) for engine in config.engines}}
+    results = {name: score(run, model, name) for name, model in models.items()}
+    table = Table("engine", "metric", "n", title=f"{run.data.name}, {_given(config)}")
+    for name, result in results.items():
+        table.add_row(name, f"{result.metric:.3f}", str(result.count))
+    console.print(table)
+    return {name: result.metric for name, result in results.items()}
+
+
+def inspect_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Coverage, ranges and per-layer SQNR of a QAT `checkpoint` (simulation against INT8) or an `artifact` (engine
+    against reference), on a batch of test images."""
+    console = console or Console()
+    run = open_run(config, None, console)
+    result: dict[str, Any] = {}
+    if _given(config) == "artifact":
+        run = _with_artifact_data(run)
+        program = load_program(_artifact(config))
+        rows = engine_parity(program, config.engines[0], [_sample(run)])
+        against = f"{config.engines[0]} against reference"
+    else:
+        prepared = load_prepared(run)
+        program = convert(prepared)
+        rows = simulation_parity(prepared, program, [_sample(run)])
+        against = "simulation against INT8"
+        found = coverage(prepared, [_sample(run)[:1]])
+        result["coverage"] = asdict(found)
+        console.print(f"{found.macs_int8:.1%} of {found.macs / 1e6:.1f} M multiply-accumulates in INT8", highlight=False)
+        for op in found.float_ops:
+            console.print(f"  float: {op.op} in {op.layer or '(model)'}: {op.reason}", highlight=False)
+    console.print(layer_table(rows, program, against))
+    grids = program.grids()
+    result["layers"] = [
+        {**asdict(row), "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None, **asdict(grids[row.name])}
+        for row in rows
+    ]
+    return result
+
+
+def layer_table(rows: list[LayerParity], program: Int8Program, against: str) -> Table:
+    """One line per tensor on a grid: range, largest deviation given the same input, SQNR end to end."""
+    table = Table("layer", "tensor", "range", "max steps", "differ", "SQNR dB", title=against)
+    grids = program.grids()
+    for row in rows:
+        grid = grids[row.name]
+        bounds = f"\\[{-grid.zero_point * grid.scale:.3g}, {(255 - grid.zero_point) * grid.scale:.3g}]"
+        sqnr = "equal" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
+        table.add_row(row.layer, row.name, bounds, str(row.max_steps), f"{row.differing:.3%}", sqnr)
+    return table
+
+
+def benchmark_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Latency of the `artifact` (or of the recipe's model, calibrated on a batch) against FP32 eager, interleaved."""
+    console = console or Console()
+    run = open_run(config, None, console)
+    network = run.model.module.eval()
+    if config.artifact is not None:
+        program = load_program(_artifact(config))
+    else:
+        prepared = prepare_model(run, network)
+        calibrate(prepared, [run.data.calibration_batches(1)[0][:8]])
+        program = convert(prepared)
+    shape = [config.benchmark.batch_size, *(int(n) for n in program.inputs[0].shape[1:] if n is not None)]
+    x = torch.randn(shape)
+    torch.set_num_threads(config.benchmark.threads or torch.get_num_threads())
+    models: dict[str, nn.Module] = {"fp32": network, **{engine: lower(program, engine) for engine in config.engines}}
+    calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
+    found = measure(calls, repeats=config.benchmark.repeats)
+    table = Table(
+        "model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, batch {shape[0]}, {torch.get_num_threads()} threads"
+    )
+    for name, latency in found.items():
+        table.add_row(name, f"{latency.p50:.2f}", f"{latency.p95:.2f}", f"{found['fp32'].p50 / latency.p50:.2f}×")
+    console.print(table)
+    return {name: asdict(latency) for name, latency in found.items()}
+
+
+def export_checkpoint(config: Config, console: Console | None = None) -> Path:
+    """Convert a QAT `checkpoint` into an artifact folder at `output`."""
+    console = console or Console()
+    if config.checkpoint is None:
+        raise ConfigError("export needs checkpoint=PATH, a .ckpt of the QAT stage")
+    run = open_run(config, None, console)
+    program = convert(load_prepared(run))
+    folder = Path(config.output)
+    written = write_artifact(run, folder, program, _sample(run)[:2], {}, run.model.module)
+    console.print(f"wrote {folder}: {written['bytes']} bytes, verified on {', '.join(config.engines)}", highlight=False)
+    return folder
+
+
+def load_prepared(run: Run) -> PreparedModel:
+    """The prepared model of a QAT checkpoint; its scheme must be the configured one."""
+    path = Path(str(run.config.checkpoint))
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist")
+    prepared = prepare_model(run, run.model.module)
+    prepared.load_state_dict(load_weights(path))
+    prepared.set_observing_(False)
+    prepared.set_quantizing_(True)
+    return prepared
+
+
+def _given(config: Config) -> str:
+    if (config.artifact is None) == (config.checkpoint is None):
+        raise ConfigError("give either artifact=FOLDER or checkpoint=FILE")
+    return "artifact" if config.artifact is not None else "checkpoint"
+
+
+def _artifact(config: Config) -> Path:
+    return Path(str(config.artifact))
+
+
+def _with_artifact_data(run: Run) -> Run:
+    """The run with its data prepared as the artifact's manifest says."""
+    manifest = read_manifest(_artifact(run.config))
+    if list(manifest.get("labels", [])) != list(run.data.labels):
+        raise DataError(
+            f"the artifact has labels {manifest.get('labels')}, {run.data.name} has {list(run.data.labels)}; "
+            "evaluate it on the data it was made for"
+        )
+    return replace(run, data=open_data(run.config, run.source, manifest["preprocessing"]))
+
+
+def _sample(run: Run) -> torch.Tensor:
+    images: torch.Tensor = next(iter(run.data.test_dataloader()))[0]
+    return images[: run.config.gate.parity_samples]

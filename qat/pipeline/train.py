@@ -1,0 +1,179 @@
+"""The flow of a training run, one readable function per step.
+
+config -> model, data -> FP32 -> prepare -> calibrate (PTQ) -> QAT -> convert -> engines -> gates -> artifact -> report
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from qat.benchmark import measure
+from qat.callbacks.metrics_log import JsonLinesLogger, append
+from qat.callbacks.quantization import ScheduleCallback
+from qat.config import Config, StageConfig
+from qat.errors import ConfigError, EngineError, near
+from qat.evaluate import Evaluation
+from qat.gates import enforce
+from qat.pipeline.assess import assess
+from qat.pipeline.run import Run, make_task, open_run, prepare_model, score
+from qat.quantization.calibrate import calibrate
+from qat.quantization.convert import convert
+from qat.quantization.engines import ENGINES, lower
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.schedule import QATSchedule
+from qat.report.report import environment, write_json
+from qat.report.table import print_summary
+from qat.run_folder import run_folder
+from qat.tasks import Task
+from qat.tasks.fit import FitOptions, fit
+
+
+def train(config: Config, *, overrides: list[str] | None = None, console: Console | None = None) -> dict[str, Any]:
+    """Run the whole flow and return the content of `report.json`.
+
+    Raises:
+        QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
+    """
+    _check_engines(config)
+    with run_folder(Path(config.output), resume=config.resume) as folder:
+        _write_inputs(config, folder, overrides or [])
+        run = open_run(config, folder, console or Console())
+        network = run.model.module
+        preflight(run, network)
+        fp32 = train_fp32(run, network)
+        prepared, prepare_s = prepare_and_calibrate(run, network)
+        ptq = score(run, lower(convert(prepared), config.engines[0]), "ptq")
+        step_times = time_steps(run, network, prepared)
+        train_qat(run, prepared)
+        simulated = score(run, prepared.eval(), "fake_quant")
+        start = time.perf_counter()
+        program = convert(prepared)
+        convert_s = time.perf_counter() - start
+        report = assess(
+            run,
+            network,
+            prepared,
+            program,
+            stages={"fp32": fp32, "ptq": ptq, "fake_quant": simulated},
+            training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
+            folder=folder,
+        )
+        for logger in run.loggers:
+            logger.log_metrics(report.metrics())
+            logger.finalize("success")
+        append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.metrics()})
+        content = report.to_json()
+        write_json(folder / "report.json", content)
+        print_summary(content, run.console)
+        run.console.print(f"run folder: {folder}", highlight=False)
+        if config.gate.enforce:
+            enforce(report.gates)
+        return content
+
+
+def preflight(run: Run, network: nn.Module) -> None:
+    """Capture, place, calibrate on two images and convert before any training: what cannot work fails in seconds."""
+    config = run.config.quantization
+    QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
+    for stage in (run.config.fp32, run.config.qat):
+        make_task(run, network, stage)
+    prepared = prepare_model(run, network)
+    calibrate(prepared, [run.data.calibration_batches(1)[0][:2]])
+    program = convert(prepared)
+    for engine in run.config.engines:
+        if refusal := ENGINES[engine].refusal(program):
+            raise EngineError(f"engine {engine!r} cannot run this model: {refusal}")
+
+
+def train_fp32(run: Run, network: nn.Module) -> Evaluation:
+    """Train the float baseline, or take it as loaded, and evaluate it."""
+    _fit_stage(run, network, run.config.fp32, "fp32")
+    return score(run, network.eval(), "fp32")
+
+
+def prepare_and_calibrate(run: Run, network: nn.Module) -> tuple[PreparedModel, float]:
+    """Capture, place and calibrate; returns the prepared model and the seconds that capture and placement took."""
+    start = time.perf_counter()
+    prepared = prepare_model(run, network)
+    seconds = time.perf_counter() - start
+    calibrate(prepared, run.data.calibration_batches(run.config.quantization.calibration_batches))
+    return prepared, seconds
+
+
+def train_qat(run: Run, prepared: PreparedModel) -> None:
+    """Fine-tune the prepared network, then fix its ranges."""
+    config = run.config.quantization
+    schedule = QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
+    _fit_stage(run, prepared, run.config.qat, "qat", ScheduleCallback(prepared, schedule))
+    prepared.set_observing_(False)
+    prepared.set_quantizing_(True)
+
+
+def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds: int = 5) -> dict[str, float]:
+    """Median training step of FP32 and of QAT on copies, interleaved, forward to optimizer step."""
+    batch = next(iter(run.data.train_dataloader()))
+    steps: dict[str, Callable[[], None]] = {}
+    for name, model in (("fp32", copy.deepcopy(network).train()), ("qat", copy.deepcopy(prepared).train())):
+        if isinstance(model, PreparedModel):
+            model.set_observing_(run.config.quantization.freeze_ranges_at > 0)
+        task = make_task(run, model, run.config.qat)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+        def step(task: Task = task, optimizer: Any = optimizer) -> None:
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                torch.autograd.backward(task.loss(task(*task.inputs(batch)), batch))
+                optimizer.step()
+
+        steps[name] = step
+    found = measure(steps, repeats=rounds, warmup=1)
+    fp32, qat = found["fp32"].p50, found["qat"].p50
+    return {"fp32_step_ms": fp32, "qat_step_ms": qat, "step_ratio": qat / fp32}
+
+
+def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *callbacks: pl.Callback) -> None:
+    if stage.epochs == 0:
+        return
+    assert run.folder is not None
+    run.console.rule(f"{name}: {stage.epochs} epochs, lr {stage.lr}")
+    fit(
+        make_task(run, network, stage),
+        run.data,
+        FitOptions(
+            epochs=stage.epochs,
+            max_steps=stage.max_steps,
+            accelerator=run.config.accelerator,
+            precision=run.config.precision,
+            gradient_clip=stage.gradient_clip,
+            progress=run.config.progress,
+        ),
+        folder=run.folder / "checkpoints" / name,
+        callbacks=callbacks,
+        loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers],
+    )
+
+
+def _check_engines(config: Config) -> None:
+    """Refuse engines that do not exist or are missing here before any time is spent on training."""
+    if not config.engines:
+        raise ConfigError("engines is empty; name at least one, for example engines=[fbgemm]")
+    for engine in config.engines:
+        if engine not in ENGINES:
+            raise EngineError(f"unknown engine {engine!r}.{near(engine, ENGINES)}")
+
+
+def _write_inputs(config: Config, folder: Path, overrides: list[str]) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    write_json(folder / "env.json", environment())
