@@ -31,6 +31,8 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
         yield path
     finally:
         (path / LOCK).unlink(missing_ok=True)
+        if not any(path.iterdir()):  # refused before anything was written
+            path.rmdir()
 
 
 def _claim(lock: Path) -> None:

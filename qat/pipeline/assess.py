@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def time_engines(run: Run, network: nn.Module, program: Int8Program, sample: Ten
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        models = {"fp32": network.eval(), **{engine: lower(program, engine) for engine in run.config.engines}}
+        eager = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # PyTorch's default layout
+        models = {"fp32": eager, **{engine: lower(program, engine) for engine in run.config.engines}}
         with progress(run, "benchmark", config.repeats + 5) as advance:
             calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
             return measure(calls, repeats=config.repeats, progress=lambda: advance(1))

@@ -47,10 +47,10 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
     """
     _check_engines(config)
     with run_folder(Path(config.output), resume=config.resume) as folder:
-        _write_inputs(config, folder, overrides or [])
         run = open_run(config, folder, console or Console())
         network = run.model.module
         preflight(run, network)
+        _write_inputs(config, folder, overrides or [])
         fp32 = train_fp32(run, network)
         prepared, prepare_s = prepare_and_calibrate(run, network)
         ptq = score(run, lower(convert(prepared), config.engines[0]), "ptq")
@@ -124,7 +124,8 @@ def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds:
     """Median training step of FP32 and of QAT on copies, interleaved, forward to optimizer step."""
     batch = next(iter(run.data.train_dataloader()))
     steps: dict[str, Callable[[], None]] = {}
-    for name, model in (("fp32", copy.deepcopy(network).train()), ("qat", copy.deepcopy(prepared).train())):
+    for name, original in (("fp32", network), ("qat", prepared)):
+        model = copy.deepcopy(original).train().to(memory_format=torch.channels_last)
         if isinstance(model, PreparedModel):
             model.set_observing_(run.config.quantization.freeze_ranges_at > 0)
         task = make_task(run, model, run.config.qat)
@@ -146,6 +147,7 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
     if stage.epochs == 0:
         return
     assert run.folder is not None
+    network.to(memory_format=torch.channels_last)  # on CPUs a convolution's training step is twice as fast in this layout
     run.console.rule(f"{name}: {stage.epochs} epochs, lr {stage.lr}")
     fit(
         make_task(run, network, stage),

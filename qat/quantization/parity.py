@@ -19,7 +19,6 @@ from torch import Tensor, fx
 
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import FakeQuantize
-from qat.quantization.graph import layer_name
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
 
@@ -61,7 +60,7 @@ def engine_parity(program: Int8Program, engine: str, inputs: Sequence[Tensor]) -
 def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Sequence[Tensor]) -> list[LayerParity]:
     """Compare every fake-quantized tensor of the simulation with the program's integers on `reference`."""
     expected = lower(program, "reference").watch(*inputs)[1]
-    grids = program.grids()
+    grids, layers = program.grids(), {node.name: node.layer for node in program.nodes}
     forced, free = _Simulation(prepared, expected), _Simulation(prepared, None)
     with torch.no_grad():
         forced.run(*inputs)
@@ -70,7 +69,7 @@ def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Seq
     for source, name in forced.names.items():
         integers, grid = expected[name], grids[name]
         local, whole = (_to_grid(values[source], grid.scale, grid.zero_point) for values in (forced.seen, free.seen))
-        rows.append(_compare(name, forced.layers[source], integers, local, whole, grid.scale))
+        rows.append(_compare(name, layers[name], integers, local, whole, grid.scale))
     return rows
 
 
@@ -89,7 +88,6 @@ class _Simulation(fx.Interpreter):
         self.absorbed = dict(prepared.placement.absorbed)
         self.seen: dict[str, Tensor] = {}
         self.names: dict[str, str] = {}
-        self.layers: dict[str, str] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -98,7 +96,6 @@ class _Simulation(fx.Interpreter):
         source = n.args[0]
         assert isinstance(source, fx.Node)
         self.seen[source.name] = value
-        self.layers[source.name] = layer_name(source)
         if self.expected is not None:
             name = next(name for name in self._candidates(source.name) if name in self.expected)
             self.names[source.name] = name

@@ -64,6 +64,11 @@ def short_scale(scale: Tensor) -> Tensor:
     return ((bits + 0xFF) & ~0xFF).view(torch.float32)
 
 
+def reciprocal(scale: float) -> float:
+    """1 / scale, rounded to float32: what quantize kernels multiply by."""
+    return float(1.0 / torch.tensor(scale, dtype=torch.float32))
+
+
 def affine_qparams(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the activation grid that covers [low, high] and zero.
 
@@ -97,15 +102,15 @@ def weight_scale(weight: Tensor, *, pair_bound: bool = False) -> Tensor:
         float32, shape (C,), >= MIN_SCALE.
     """
     rows = weight.detach().flatten(1)
-    largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=1)
-    scale = largest / WEIGHT_HIGH
+    magnitudes = rows.abs()
+    scale = magnitudes.amax(1) / WEIGHT_HIGH
     if pair_bound and rows.shape[1] > 1:
-        scale = torch.maximum(scale, rows.abs().topk(2, dim=1).values.sum(1) / PAIR_BOUND)
+        scale = torch.maximum(scale, magnitudes.topk(2, dim=1).values.sum(1) / PAIR_BOUND)
     return short_scale(scale.clamp(min=MIN_SCALE))
 
 
 def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """q = clamp(round(w / scale_c), -127, 127) as int8, multiplying by 1/scale as PyTorch's fake-quant kernel does.
+    """q = clamp(round(w / scale_c), -127, 127) as int8, multiplying by 1/scale.
 
     Args:
         weight: shape (C, ...), float32.

@@ -49,7 +49,8 @@ def save_program(
         ArtifactError: the folder holds something else or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder} exists and is no artifact; give a new folder, or empty this one")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,8 @@ def save_program(
         save_file({name: tensor.clone() for name, tensor in program.tensors.items()}, staging / TENSORS)
         for name, content in (files or {}).items():
             path = staging / _relative(name)
+            if path in (staging / MANIFEST, staging / GRAPH, staging / TENSORS):
+                raise ArtifactError(f"{name!r} is a file of every artifact; give yours another name")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         manifest = {
@@ -111,6 +114,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             raise ArtifactError(f"{name!r} leads outside {folder}")
         if not path.is_file():
             raise ArtifactError(f"{folder} lacks {name}")
+        if not isinstance(entry, dict):
+            raise ArtifactError(f"{folder / MANIFEST} gives no size and hash for {name}")
         found = _entry(path)
         if found != entry:
             kind = "size" if found["bytes"] != entry.get("bytes") else "sha256"

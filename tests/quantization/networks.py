@@ -192,22 +192,25 @@ def captured(name: str) -> Captured:
 
 
 @functools.cache
-def _calibrated(name: str, backend: str) -> PreparedModel:
+def _calibrated(name: str, backend: str, target: str | None) -> PreparedModel:
     case = CASES[name]
-    prepared = prepare(case.model(), (case.inputs(),), backend=backend)
+    prepared = prepare(case.model(), (case.inputs(),), backend=backend, target=target)
     calibrate(prepared, [case.inputs(4, seed) for seed in (2, 3)])
     return prepared
 
 
-def calibrated(name: str, backend: str = "fbgemm") -> PreparedModel:
+def calibrated(name: str, backend: str = "fbgemm", target: str | None = None) -> PreparedModel:
     """A case prepared and calibrated on two random batches; a copy, so a test may change it."""
-    return copy.deepcopy(_calibrated(name, backend))
+    return copy.deepcopy(_calibrated(name, backend, target))
 
 
 @functools.cache
-def converted(name: str, backend: str = "fbgemm") -> Int8Program:
-    """The program of `calibrated`; programs are values."""
-    return convert(_calibrated(name, backend))
+def converted(name: str, backend: str = "fbgemm", target: str | None = None) -> Int8Program:
+    """The program of `calibrated`; programs are values.
+
+    With backend `qnnpack` and target `vnni` every engine runs it on this machine.
+    """
+    return convert(_calibrated(name, backend, target))
 
 
 class Inline(nn.Module):

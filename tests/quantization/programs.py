@@ -109,7 +109,9 @@ def layer_program(
     backend: str = "fbgemm",
     seed: int = 0,
 ) -> Int8Program:
-    """quantize -> one layer (-> dequantize). The output grid spans about +-2 standard deviations, so both of its ends are reached.
+    """quantize -> one layer (-> dequantize).
+
+    The output grid spans about +-2 standard deviations, so both of its ends are reached.
 
     Args:
         channels: of the input (features of a linear layer).

@@ -14,7 +14,6 @@ from qat.quantization.backend import (
     Backend,
     Output,
     Role,
-    Saturation,
     choose_target,
     get_backend,
 )
@@ -74,10 +73,6 @@ def test_backend_kernel_is_none_for_an_op_without_one() -> None:
 def test_only_qnnpack_needs_a_grid_behind_every_linear_layer() -> None:
     outputs = {name: backend.kernel("aten.linear.default") for name, backend in BACKENDS.items()}
     assert {name for name, kernel in outputs.items() if kernel and kernel.output is Output.GRID} == {"qnnpack"}
-
-
-def test_targets_say_where_products_are_added_in_16_bits() -> None:
-    assert TARGETS == {"vnni": Saturation.DEPTHWISE, "avx2": Saturation.ALWAYS, "arm": Saturation.NEVER}
 
 
 def test_get_backend_names_what_is_near() -> None:

@@ -115,13 +115,13 @@ def test_capture_takes_several_inputs() -> None:
 # --- in-place writes ------------------------------------------------------------------------------------------------
 
 
-def slice_assignment(self: Any, x: Tensor) -> Tensor:
+def slice_assignment(self: Any, x: Tensor) -> Any:
     y = self.conv(x)
     y[:, 1:3] = 0.5
     return F.relu(y)
 
 
-def add_to_a_view(self: Any, x: Tensor) -> Tensor:
+def add_to_a_view(self: Any, x: Tensor) -> Any:
     y = self.conv(x)
     y[:, 0] += 1
     return y * 2
@@ -141,14 +141,14 @@ def write_into_the_base(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return first, y
 
 
-def write_into_a_chunk(self: Any, x: Tensor) -> Tensor:
+def write_into_a_chunk(self: Any, x: Tensor) -> Any:
     y = self.conv(x)
     a, b = y.chunk(2, 1)
     a.relu_()
     return y + torch.cat([b, a], 1)
 
 
-def chain(self: Any, x: Tensor) -> Tensor:
+def chain(self: Any, x: Tensor) -> Any:
     y = self.conv(x).relu_()
     z = y + 1
     y.mul_(2)
@@ -162,7 +162,7 @@ def write_after_a_read(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return before, y
 
 
-def masked_write(self: Any, x: Tensor) -> Tensor:
+def masked_write(self: Any, x: Tensor) -> Any:
     y = self.conv(x).clone()
     y.masked_fill_(y < 0, -1.0)
     return y

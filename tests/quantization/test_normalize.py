@@ -18,7 +18,11 @@ CONV = "aten.conv2d.default"
 #: name -> (function, layers, the ops that are left)
 SPELLINGS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], list[str]]] = {
     "relu6": (lambda m, x: F.relu6(m.conv(x)), {"conv": nn.Conv2d(3, 4, 3)}, [CONV, "aten.clamp.default"]),
-    "relu6_": (lambda m, x: m.act(m.conv(x)), {"conv": nn.Conv2d(3, 4, 3), "act": nn.ReLU6(True)}, [CONV, "aten.clamp.default"]),
+    "relu6_": (
+        lambda m, x: m.act(m.conv(x)),
+        {"conv": nn.Conv2d(3, 4, 3), "act": nn.ReLU6(True)},
+        [CONV, "aten.clamp.default"],
+    ),
     "hardtanh": (lambda m, x: F.hardtanh(m.conv(x)), {"conv": nn.Conv2d(3, 4, 3)}, [CONV, "aten.clamp.default"]),
     "hardtanh bounds": (
         lambda m, x: F.hardtanh(m.conv(x), 0.0, 0.4),

@@ -144,9 +144,7 @@ def test_placement_of_a_vit_block(backend: str) -> None:
 
 def test_placement_gives_a_linear_a_grid_only_between_layers() -> None:
     """FBGEMM's linear may return float or a grid: a grid where nothing but integer layers reads it."""
-    placement = placed(
-        lambda m, x: m.c(F.relu(m.b(F.relu(m.a(x))))), a=nn.Linear(6, 7), b=nn.Linear(7, 5), c=nn.Linear(5, 4)
-    )
+    placement = placed(lambda m, x: m.c(F.relu(m.b(F.relu(m.a(x))))), a=nn.Linear(6, 7), b=nn.Linear(7, 5), c=nn.Linear(5, 4))
     assert placement.integers == {"linear", "relu", "linear_1", "relu_1"}
     assert placement.grids == {"x", "relu", "relu_1"}
     mixed = placed(lambda m, x: m.b(y := m.a(x)) + F.gelu(y)[..., :5], a=nn.Linear(6, 7), b=nn.Linear(7, 5))

@@ -110,7 +110,8 @@ def test_prepare_uses_the_observer_that_was_asked_for(observer: str) -> None:
 
 def test_prepare_refuses_unknown_settings() -> None:
     case = CASES["conv"]
-    for options in ({"backend": "fbgem"}, {"target": "arm"}, {"observer": "median"}):
+    unknown: list[dict[str, Any]] = [{"backend": "fbgem"}, {"target": "arm"}, {"observer": "median"}]
+    for options in unknown:
         with pytest.raises(ConfigError):
             prepare(case.model(), (case.inputs(),), **options)
 

@@ -31,7 +31,7 @@ def switches(schedule: QATSchedule, total: int) -> list[tuple[bool, bool]]:
 
 
 @pytest.mark.parametrize("total", [1, 3, 10, 100])
-@pytest.mark.parametrize(("start", "freeze"), [("0", "1/2"), ("1/10", "0"), ("3/10", "1"), ("7/100", "29/100"), ("99/100", "1")])
+@pytest.mark.parametrize(("start", "freeze"), [("0", "1/2"), ("1/10", "0"), ("3/10", "1"), ("7/100", "29/100")])
 def test_schedule_switches_at_the_fraction_of_the_steps(start: str, freeze: str, total: int) -> None:
     first, last = math.ceil(Fraction(start) * total), math.ceil(Fraction(freeze) * total)
     schedule = QATSchedule(quantize_from=float(Fraction(start)), freeze_ranges_at=float(Fraction(freeze)))

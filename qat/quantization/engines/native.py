@@ -56,6 +56,8 @@ class NativeKernels(Kernels):
 
     def quantize(self, grid: QParams) -> Function:
         scale, zero_point = grid.scale, grid.zero_point
+        # PyTorch warns at the first quantized tensor of a process: let that be here, inside `quantized_engine`.
+        torch.quantize_per_tensor(torch.zeros(1), scale, zero_point, torch.quint8)
 
         def quantize(x: Tensor) -> Tensor:
             if x.dim() == 4:

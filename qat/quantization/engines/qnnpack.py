@@ -24,7 +24,8 @@ class Qnnpack(Engine):
         if floats:
             return (
                 f"its linear kernel returns integers only, and {len(floats)} linear layers of this program return float "
-                f"({', '.join(floats[:3])}); prepare the model with backend='qnnpack', whose programs run on fbgemm and x86 too"
+                f"({', '.join(floats[:3])}); prepare the model with backend='qnnpack' (and target='vnni' or 'avx2', to run "
+                "it on fbgemm and x86, too)"
             )
         return missing(self.name)
 

@@ -1,0 +1,103 @@
+"""The reference engine against integers in int64: it defines what a program means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qat.quantization.engines import lower
+from qat.quantization.engines.reference import quantize, requantize
+from qat.quantization.program import Int8Program, Node
+from tests.quantization.programs import INPUT_GRID, LAYERS, Layer, grid
+
+
+def accumulator(layer: Layer, program: Int8Program, node: Node, integers: Tensor) -> Tensor:
+    """sum (q_x - z_x) q_w, in int64 arithmetic over unfolded patches."""
+    weight = program.tensors[node.args[1].name].long()
+    source = program.nodes[0].grid
+    assert source is not None
+    x = integers.long() - source.zero_point
+    if node.op == "int8.linear":
+        return (x.unsqueeze(-2) * weight).sum(-1)
+    stride, padding, dilation, groups = node.args[4:8]
+    if node.op == "int8.conv1d":
+        x, weight = x.unsqueeze(2), weight.unsqueeze(2)
+        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    kernel = weight.shape[2:]
+    height, width = (
+        (n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(padded.shape[2:], dilation, kernel, stride, strict=True)
+    )
+    out = torch.zeros(x.shape[0], weight.shape[0], height, width, dtype=torch.int64)
+    per_group = weight.shape[0] // groups
+    for o in range(weight.shape[0]):
+        start = o // per_group * weight.shape[1]
+        for i in range(weight.shape[1]):
+            for a in range(kernel[0]):
+                for b in range(kernel[1]):
+                    top, left = a * dilation[0], b * dilation[1]
+                    patch = padded[:, start + i, top :: stride[0], left :: stride[1]][:, :height, :width]
+                    out[:, o] += weight[o, i, a, b] * patch
+    return out.squeeze(2) if node.op == "int8.conv1d" else out
+
+
+NAMES = [
+    "dense 3x3 stride 2",
+    "dense 3x3 dilation 2",
+    "kernel 1x5",
+    "patches 4x4",
+    "grouped 4 stride 2",
+    "depthwise 5x5 stride 2",
+    "depthwise with multiplier 2",
+    "conv1d dilation 2",
+    "conv1d depthwise",
+    "linear 37",
+    "linear tokens",
+    "linear long",
+    "linear float 37",
+    "linear float long",
+    "linear float without bias",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_equals_integer_arithmetic(name: str) -> None:
+    layer = LAYERS[name]
+    program, x = layer.program(), layer.inputs()
+    (node,) = program.layers()
+    source = program.nodes[0].grid
+    assert source is not None
+    result, seen = lower(program, "reference").watch(x)
+    acc = accumulator(layer, program, node, seen[program.nodes[0].name])
+    shape = (-1,) if node.op == "int8.linear" else (-1, *([1] * (acc.dim() - 2)))
+    scale = (program.tensors[node.args[2].name] * torch.tensor(source.scale)).reshape(shape)
+    bias = program.tensors[node.args[3].name].reshape(shape) if node.args[3] is not None else torch.zeros(1)
+    exact = acc.double() * scale.double() + bias.double()
+    if node.grid is None:
+        error = (result.double() - exact).abs()
+        assert bool((error <= 2e-7 * (acc.double() * scale.double()).abs() + 2e-7 * exact.abs()).all())
+        return
+    ideal = exact / node.grid.scale + node.grid.zero_point
+    expected = torch.round(ideal).clamp(0, 255)
+    got = seen[node.name].double()
+    near_a_tie = (ideal - ideal.floor() - 0.5).abs() < 1e-3
+    assert torch.equal(got[~near_a_tie], expected[~near_a_tie])
+    assert float((got - expected).abs().max()) <= 1
+    assert float(near_a_tie.float().mean()) < 0.02
+
+
+def test_requantize_matches_the_formula_in_float32() -> None:
+    acc = torch.randint(-(2**26), 2**26, (64, 32), generator=torch.Generator().manual_seed(0)).double()
+    scale = torch.rand(32) * 1e-6 + 1e-7
+    bias = torch.randn(32)
+    out = grid(0.05, 31)
+    y = (acc.float() + bias / scale) * (scale / torch.tensor(out.scale))
+    assert torch.equal(requantize(acc, scale, bias, out), (torch.round(y) + 31).clamp(0, 255))
+
+
+def test_quantize_equals_pytorchs_fake_quantize() -> None:
+    x = torch.randn(100_000) * 5
+    fake = torch.fake_quantize_per_tensor_affine(x, INPUT_GRID.scale, INPUT_GRID.zero_point, 0, 255)
+    assert torch.equal((quantize(x, INPUT_GRID) - INPUT_GRID.zero_point) * INPUT_GRID.scale, fake)
