@@ -59,6 +59,27 @@ def test_fake_quantize_gradient_is_1_inside_and_0_outside() -> None:
     assert x.grad.tolist() == [0.0, 0.0, 3.0, 3.0, 3.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_fake_quantize_equals_pytorchs_kernel_forwards_and_backwards(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    module = observed(torch.randn(1000, generator=generator))
+    data = torch.randn(4, 7, 50, 50, generator=generator) * 2
+    upstream = torch.randn(data.shape, generator=generator)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours, theirs = (data.to(memory_format=layout).clone().requires_grad_() for _ in range(2))
+        a = module(ours)
+        b = torch.fake_quantize_per_tensor_affine(theirs, module.scale, module.zero_point, 0, 255)
+        a.backward(upstream)
+        b.backward(upstream)  # type: ignore[no-untyped-call]
+        assert torch.equal(a, b)
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+        results.append(a.detach())
+    assert torch.equal(*results)
+
+
 def test_fake_quantize_switches_do_what_they_say() -> None:
     module = FakeQuantize(MinMaxObserver())
     x = torch.tensor([-1.0, 0.337, 2.0])

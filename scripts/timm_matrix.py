@@ -1,0 +1,129 @@
+"""Run timm families through the whole flow and write docs/timm_matrix.json and docs/timm_matrix.md.
+
+    python scripts/timm_matrix.py [NAMES_FILE]      one model name per line; the default is scripts/timm_families.txt
+
+Per model, with random weights: capture, prepare, calibrate, one training step, convert, run on `fbgemm`, compare with
+`reference` bit for bit, count coverage. A model that fails is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.progress import track
+from torch import nn
+
+import qat
+from qat.report.report import environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def check(name: str) -> dict[str, Any]:
+    """One model through the flow; `reason` is None when everything held."""
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    row: dict[str, Any] = {"model": name, "reason": None}
+    try:
+        model = timm.create_model(name, num_classes=10)
+        size = model.default_cfg["input_size"][-1]
+        x, y = torch.randn(2, 3, size, size), torch.tensor([1, 7])
+        prepared = qat.prepare(model, (x,))
+        row["prepare_s"] = round(time.perf_counter() - start, 1)
+        qat.calibrate(prepared, [x])
+        row["step_loss"] = _train_step(prepared, x, y)
+        program = qat.convert(prepared)
+        reference, fbgemm = qat.lower(program, "reference"), qat.lower(program, "fbgemm")
+        row["bit_equal"] = bool(torch.equal(reference(x), fbgemm(x)))
+        single = fbgemm(x[:1])
+        coverage = qat.coverage(prepared, [x[:1]])
+        row["macs_int8"] = round(coverage.macs_int8, 4)
+        row["integer_ops"] = sum(coverage.integer_ops.values())
+        row["float_ops"] = _summary(coverage)
+        with torch.no_grad():
+            simulated = prepared(x)
+        row["sqnr_db"] = _sqnr(simulated, fbgemm(x))
+        if not row["bit_equal"]:
+            row["reason"] = "fbgemm differs from reference"
+        elif not bool(torch.isfinite(single).all()) or not math.isfinite(row["step_loss"]):
+            row["reason"] = "NaN or infinity"
+    except Exception as error:
+        row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    return row
+
+
+def _train_step(prepared: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-5)
+    before = [p.detach().clone() for p in prepared.parameters()]
+    loss = nn.functional.cross_entropy(prepared(x), y)
+    loss.backward()
+    optimizer.step()
+    if all(torch.equal(old, new) for old, new in zip(before, prepared.parameters(), strict=True)):
+        raise RuntimeError("a training step changed no weight")
+    return round(float(loss), 4)
+
+
+def _sqnr(simulated: torch.Tensor, int8: torch.Tensor) -> float | None:
+    noise = float((simulated - int8).square().sum())
+    return round(10 * math.log10(float(simulated.square().sum()) / noise), 1) if noise > 0 else None
+
+
+def _summary(coverage: qat.quantization.coverage.Coverage) -> dict[str, str]:
+    """Float ops by name: how many, and the first reason."""
+    found: dict[str, list[str]] = {}
+    for op in coverage.float_ops:
+        found.setdefault(op.op.removeprefix("aten.").split(".")[0], []).append(op.reason)
+    return {name: f"{len(reasons)}: {reasons[0]}" for name, reasons in sorted(found.items())}
+
+
+def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
+    passed = sum(row["reason"] is None for row in rows)
+    lines = [
+        "# timm families",
+        "",
+        f"Written by `make matrix`. {passed} of {len(rows)} models pass: captured with a free batch size, prepared, "
+        "calibrated, trained one step, converted, run on `fbgemm` and equal to `reference` bit for bit. Random weights, random images of "
+        "the model's own size. SQNR: fake-quant simulation against INT8 at the logits.",
+        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, timm {timm.__version__}.",
+        "",
+        "| model | passes | MACs in INT8 | integer ops | float ops | SQNR dB | prepare s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        floats = ", ".join(f"{name} {text.split(':')[0]}" for name, text in row.get("float_ops", {}).items()) or "none"
+        share = f"{row['macs_int8']:.1%}" if "macs_int8" in row else ""
+        sqnr = "equal" if row.get("sqnr_db", 0) is None else row.get("sqnr_db", "")
+        cells = [row["model"], "yes" if row["reason"] is None else row["reason"], share, row.get("integer_ops", ""), floats]
+        lines.append("| " + " | ".join(str(c) for c in [*cells, sqnr, row.get("prepare_s", "")]) + " |")
+    reasons = sorted({f"`{n}`: {t.split(': ', 1)[1]}" for row in rows for n, t in row.get("float_ops", {}).items()})
+    return "\n".join([*lines, "", "## Why ops stay float", "", *(f"* {reason}" for reason in reasons)]) + "\n"
+
+
+def main() -> None:
+    names_file = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "scripts" / "timm_families.txt"
+    names = names_file.read_text().split()
+    warnings.simplefilter("ignore")
+    rows = []
+    for name in track(names, description="timm families"):
+        rows.append(check(name))
+        gc.collect()
+        print(json.dumps(rows[-1]), flush=True)
+    docs = ROOT / "docs"
+    docs.mkdir(exist_ok=True)
+    (docs / "timm_matrix.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    (docs / "timm_matrix.md").write_text(page(rows, environment()))
+    sys.exit(any(row["reason"] is not None for row in rows))
+
+
+if __name__ == "__main__":
+    main()
