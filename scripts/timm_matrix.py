@@ -92,8 +92,8 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         "# timm families",
         "",
         f"Written by `make matrix`. {passed} of {len(rows)} models pass: captured with a free batch size, prepared, "
-        "calibrated, trained one step, converted, run on `fbgemm` and equal to `reference` bit for bit. Random weights, random images of "
-        "the model's own size. SQNR: fake-quant simulation against INT8 at the logits.",
+        "calibrated, trained one step, converted, run on `fbgemm` and equal to `reference` bit for bit. Random weights and "
+        "images of the model's own size. SQNR: fake-quant simulation against INT8 at the logits.",
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, timm {timm.__version__}.",
         "",
         "| model | passes | MACs in INT8 | integer ops | float ops | SQNR dB | prepare s |",
