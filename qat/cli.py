@@ -91,4 +91,5 @@ def _typed(config: DictConfig) -> Config:
     return typed
 
 
-logging.getLogger("hydra").setLevel(logging.WARNING)
+for _name in ("hydra", "timm"):
+    logging.getLogger(_name).setLevel(logging.WARNING)

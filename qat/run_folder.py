@@ -21,7 +21,7 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        others = [entry.name for entry in path.iterdir() if entry.name not in (LOCK, "train.log")]
+        others = [entry.name for entry in path.iterdir() if entry.name != LOCK]
         if others and not resume:
             raise ConfigError(f"{path} already holds a run; give another output, or continue it with resume=true")
         _claim(path / LOCK)

@@ -6,8 +6,10 @@ config -> model, data -> FP32 -> prepare -> calibrate (PTQ) -> QAT -> convert ->
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from qat.run_folder import run_folder
 from qat.tasks import Task
 from qat.tasks.fit import FitOptions, fit
 
+_LOG = logging.getLogger(__name__)
+
 
 def train(config: Config, *, overrides: list[str] | None = None, console: Console | None = None) -> dict[str, Any]:
     """Run the whole flow and return the content of `report.json`.
@@ -46,11 +50,12 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
     """
     _check_engines(config)
-    with run_folder(Path(config.output), resume=config.resume) as folder:
+    with run_folder(Path(config.output), resume=config.resume) as folder, _train_log(folder / "train.log"):
         run = open_run(config, folder, console or Console())
         network = run.model.module
         preflight(run, network)
         _write_inputs(config, folder, overrides or [])
+        _LOG.info("%s on %s, %d training and %d test images", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
         fp32 = train_fp32(run, network)
         prepared, prepare_s = prepare_and_calibrate(run, network)
         ptq = score(run, lower(convert(prepared), config.engines[0]), "ptq")
@@ -164,6 +169,22 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
         callbacks=callbacks,
         loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers],
     )
+
+
+@contextmanager
+def _train_log(path: Path) -> Iterator[None]:
+    """Copy what qat and Lightning log into a file, created when there is something to say."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("qat", "pytorch_lightning", "py.warnings")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def _check_engines(config: Config) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from qat.tasks.optimizer import OptimizerFactory
 
@@ -26,6 +27,7 @@ class Task(LightningModule, ABC):
         super().__init__()
         self.model = model
         self._optimizer = optimizer
+        self._val_score = MeanMetric()
 
     @abstractmethod
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
@@ -54,8 +56,9 @@ class Task(LightningModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         outputs = self.model(*self.inputs(batch))
         scores = self.score(self.decide(outputs), batch)
+        self._val_score.update(scores)
         self.log("val/loss", self.loss(outputs, batch), batch_size=scores.numel())
-        self.log(f"val/{self.metric}", scores.mean(), prog_bar=True, batch_size=scores.numel())
+        self.log(f"val/{self.metric}", self._val_score, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         return self._optimizer.build(self.model, int(self.trainer.estimated_stepping_batches))

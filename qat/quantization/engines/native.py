@@ -92,6 +92,14 @@ class NativeKernels(Kernels):
         scale, zero_point = node.grid.scale, node.grid.zero_point
         return lambda q: run(q, packed, scale, zero_point)
 
+    def pad(self, q: Tensor, pad: list[int], grid: QParams) -> Tensor:
+        """Zero padding by copying integers into a frame of zero points; no kernel for it exists."""
+        padded = F.pad(self.integers(q), pad, value=grid.zero_point)
+        if q.dim() == 4:
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        result: Tensor = self.from_integers(padded, grid)
+        return result
+
     def linear(self, packed: Any, grid: QParams, out: QParams | None) -> Function:
         """A linear layer with an output grid; engines that can return float override this."""
         assert out is not None
@@ -109,8 +117,7 @@ class NativeKernels(Kernels):
 
     def keep_grid(self, op: Function, name: str, grid: QParams) -> Function:
         if name == "aten.pad.default":
-            dequantize, quantize = self.dequantize(grid), self.quantize(grid)
-            return lambda q, pad, *_: quantize(F.pad(dequantize(q), pad))
+            return lambda q, pad, *_: self.pad(q, pad, grid)
         if name in _ON_QUANTIZED:
             return op
         dequantize, quantize = self.dequantize(grid), self.quantize(grid)

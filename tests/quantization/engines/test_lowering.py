@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+
 import pytest
 import torch
 
 from qat.quantization.engines import ENGINES, lower
+from qat.quantization.engines.engine import Step
 from qat.quantization.ops import INT8_OPS, SIZE_OPS
 from qat.quantization.program import Ref, TensorRef
 from tests.quantization.programs import LAYERS, OPS, Writer, op_program
@@ -60,6 +64,31 @@ def test_values_are_freed_after_their_last_use(engine: str) -> None:
     freed = [slot for step in model._steps for slot in step.dead]
     assert len(freed) == len(set(freed))
     assert {slot for step in model._steps for slot in step.sources} == set(freed)
+
+
+def test_values_do_not_outlive_their_last_use() -> None:
+    """In a chain of ops no more than an input and an output of one of them are alive at once."""
+    writer = Writer((4,))
+    y = Ref("x0")
+    for _ in range(6):
+        y = writer.add("aten.exp.default", writer.add("aten.neg.default", y))
+    model = lower(writer.finish(y), "reference")
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    def watched(step: Step) -> Step:
+        def function(*args: torch.Tensor) -> torch.Tensor:
+            alive.append(sum(reference() is not None for reference in made))
+            value: torch.Tensor = step.function(*args)
+            made.append(weakref.ref(value))
+            return value
+
+        return dataclasses.replace(step, function=function)
+
+    model._steps = tuple(watched(step) for step in model._steps)
+    model(torch.randn(2, 4))
+    assert len(made) == 12
+    assert max(alive) == 1
 
 
 def test_fbgemm_quantizes_inside_its_float_linear() -> None:

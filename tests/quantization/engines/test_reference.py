@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines import lower
+from qat.quantization.engines.lowering import aten_op
 from qat.quantization.engines.reference import quantize, requantize
-from qat.quantization.program import Int8Program, Node
-from tests.quantization.programs import INPUT_GRID, LAYERS, Layer, grid
+from qat.quantization.ops import INT8_OPS, LAYER_OPS
+from qat.quantization.program import Int8Program, Node, Ref, leaves, map_leaves
+from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, op_inputs, op_program
 
 
 def accumulator(layer: Layer, program: Int8Program, node: Node, integers: Tensor) -> Tensor:
@@ -101,3 +107,56 @@ def test_quantize_equals_pytorchs_fake_quantize() -> None:
     x = torch.randn(100_000) * 5
     fake = torch.fake_quantize_per_tensor_affine(x, INPUT_GRID.scale, INPUT_GRID.zero_point, 0, 255)
     assert torch.equal((quantize(x, INPUT_GRID) - INPUT_GRID.zero_point) * INPUT_GRID.scale, fake)
+
+
+#: What each element-wise or pooling op means, on real numbers.
+MEANING: dict[str, Callable[..., Tensor]] = {
+    "int8.add": torch.add,
+    "int8.mul": torch.mul,
+    "int8.cat": torch.cat,
+    "int8.mean": lambda x, dims, keepdim=False: x.mean(dims, keepdim),
+    "int8.adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "int8.avg_pool2d": F.avg_pool2d,
+    "int8.hardswish": F.hardswish,
+    "int8.hardsigmoid": F.hardsigmoid,
+    "int8.sigmoid": torch.sigmoid,
+    "int8.silu": F.silu,
+    "int8.leaky_relu": F.leaky_relu,
+    "int8.clamp": torch.clamp,
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_reference_ops_mean_what_they_mean_on_real_numbers(name: str) -> None:
+    """quantize(op(dequantize(q))) in float64; an op that keeps its grid is exact."""
+    program = op_program(name)
+    seen = lower(program, "reference").watch(*op_inputs())[1]
+    grids = program.grids()
+
+    def real(leaf: Any) -> Any:
+        if not isinstance(leaf, Ref):
+            return leaf
+        at = grids[leaf.name]
+        return map_leaves(seen[leaf.name], lambda q: (q.double() - at.zero_point) * at.scale)
+
+    checked = 0
+    for node in program.nodes:
+        if node.op in ("int8.quantize", "int8.dequantize"):
+            continue
+        function = MEANING.get(node.op) or (aten_op(node.op) if node.op.startswith("aten.") else operator.getitem)
+        out = grids[node.name]
+        values = list(leaves(function(*map_leaves(node.args, real))))
+        for value, got in zip(values, leaves(seen[node.name]), strict=True):
+            assert got.shape == value.shape
+            ideal = value / out.scale + out.zero_point
+            expected = torch.round(ideal).clamp(0, 255)
+            near_a_tie = (ideal - ideal.floor() - 0.5).abs() < 1e-4
+            assert torch.equal(got.double()[~near_a_tie], expected[~near_a_tie])
+            assert float((got.double() - expected).abs().max()) <= 1
+            assert float(near_a_tie.double().mean()) < 0.1
+            checked += 1
+    assert checked
+
+
+def test_every_int8_op_has_its_meaning() -> None:
+    assert MEANING.keys() | set(LAYER_OPS) | {"int8.quantize", "int8.dequantize"} == INT8_OPS

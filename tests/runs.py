@@ -1,0 +1,97 @@
+"""A whole run in seconds: a ResNet of four narrow blocks on 128 handwritten digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from qat import cli
+from qat.config import Config
+
+#: Dotted keys of the configuration. Observers move until half of QAT, so that a run has every kind of state.
+TINY: dict[str, Any] = {
+    "model.name": "resnet18",
+    "model.image_size": 32,
+    "model.in_channels": 1,
+    "model.mean": [0.5],
+    "model.std": [0.5],
+    "model.options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "data.source": "digits",
+    "data.batch_size": 16,
+    "data.eval_batch_size": 50,
+    "data.limit_train": 128,
+    "data.limit_val": 16,
+    "data.limit_test": 120,
+    "data.augment": "shift",
+    "fp32.epochs": 3,
+    "fp32.lr": 0.02,
+    "qat.epochs": 1,
+    "qat.lr": 0.001,
+    "quantization.observer": "moving_average",
+    "quantization.calibration_batches": 2,
+    "quantization.freeze_ranges_at": 0.5,
+    "gate.max_drop": None,
+    "gate.parity_samples": 4,
+    "gate.reference_samples": 64,
+    "benchmark.repeats": 2,
+    "progress": False,
+}
+
+
+def tiny_config(output: Path, **changes: Any) -> Config:
+    """The run as plain values.
+
+    Args:
+        changes: by key, with `__` for the dot: `qat__epochs=3`.
+    """
+    config = Config(output=str(output))
+    for key, value in {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+        *parents, name = key.split(".")
+        owner: Any = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        assert hasattr(owner, name), f"{key} is no key of the configuration"
+        setattr(owner, name, value)
+    return config
+
+
+def tiny_overrides(output: Path, **changes: Any) -> list[str]:
+    """The same run as arguments of `qat-train`."""
+    values = {**TINY, "output": output, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return [f"{key}={_hydra(value)}" for key, value in values.items()]
+
+
+def quiet() -> Console:
+    """A console whose text a test may read: `console.file.getvalue()`."""
+    return Console(file=StringIO(), width=200)
+
+
+def call(verb: Callable[[], None], arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a command of `qat.cli` in this process; returns its exit code."""
+    monkeypatch.setattr("sys.argv", [f"qat-{verb.__name__}", *arguments])
+    try:
+        verb()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def train(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """`qat-train` in this process."""
+    return call(cli.train, arguments, monkeypatch)
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_hydra(item) for item in value) + "]"
+    return str(value)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qat.errors import ConfigError
+from qat.run_folder import LOCK, run_folder
+
+
+def _dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_run_folder_is_made_with_its_parents_and_released(tmp_path: Path) -> None:
+    with run_folder(tmp_path / "a" / "b", resume=False) as folder:
+        (folder / "report.json").write_text("{}")
+        assert (folder / LOCK).read_text() == str(os.getpid())
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json"]
+
+
+def test_run_folder_is_released_after_an_error(tmp_path: Path) -> None:
+    def run() -> None:
+        with run_folder(tmp_path / "run", resume=False) as folder:
+            (folder / "config.yaml").write_text("")
+            raise ValueError("bug")
+
+    with pytest.raises(ValueError, match="bug"):
+        run()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_run_folder_with_nothing_in_it_does_not_stay(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), run_folder(tmp_path / "run", resume=False):
+        raise ConfigError("refused")
+    assert not (tmp_path / "run").exists()
+
+
+def test_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("first")
+    with pytest.raises(ConfigError, match=r"already holds a run.*resume=true"), run_folder(tmp_path, resume=False):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_resume_enters_a_folder_that_holds_a_run(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("first")
+    with run_folder(tmp_path, resume=True) as folder:
+        assert (folder / "report.json").read_text() == "first"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_folder_of_a_living_process_is_refused(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / LOCK).write_text(str(os.getppid()))
+    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"), run_folder(tmp_path, resume=resume):
+        pass
+    assert (tmp_path / LOCK).read_text() == str(os.getppid())
+
+
+@pytest.mark.parametrize("content", ["{dead}", "", "rubbish"])
+def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK).write_text(content.format(dead=_dead_process()))
+    with run_folder(tmp_path, resume=False) as folder:
+        assert (folder / LOCK).read_text() == str(os.getpid())
+
+
+def test_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"cannot write the run folder .*file/run"),
+        run_folder(tmp_path / "file" / "run", resume=False),
+    ):
+        pass
