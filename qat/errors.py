@@ -59,6 +59,12 @@ class DataError(QatError):
     """Data that is missing, empty or damaged beyond its budget."""
 
 
+class NotANumberError(DataError):
+    """Data that holds NaN: training on it could only diverge, so it ends with the same code."""
+
+    exit_code = 3
+
+
 class ConfigError(QatError):
     """A configuration value that is unknown or does not fit the others."""
 

@@ -29,7 +29,7 @@ def decode(table: ImageTable, index: int, channels: int) -> Image.Image:
     try:
         return to_8_bit(image, channels)
     except DataError as error:
-        raise DataError(f"{table.name(index)} {error}") from error
+        raise type(error)(f"{table.name(index)} {error}") from error
 
 
 def find_corrupt(table: ImageTable, indices: npt.NDArray[np.int64]) -> dict[int, str]:

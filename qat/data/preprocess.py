@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qat.errors import ConfigError, DataError
+from qat.errors import ConfigError, DataError, NotANumberError
 
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 CROP_MODES = ("center", "squash", "border")
@@ -126,11 +126,12 @@ def to_8_bit(image: Image.Image, channels: int) -> Image.Image:
     """Any loaded image → mode "L" (1 channel) or "RGB" (3): grey is repeated, colour weighted to grey.
 
     Raises:
-        DataError: the image holds NaN, or 32-bit pixels, whose range nobody states.
+        NotANumberError: the image holds NaN.
+        DataError: it has 32-bit pixels, whose range nobody states.
     """
     if image.mode in ("F", "I"):
         if np.isnan(np.asarray(image, dtype=np.float32)).any():
-            raise DataError("holds NaN")
+            raise NotANumberError("holds NaN")
         raise DataError(f"has 32-bit pixels (mode {image.mode!r}) without a stated range: store 8 or 16 bits")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
