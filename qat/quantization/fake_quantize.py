@@ -101,7 +101,7 @@ class FakeQuantize(nn.Module):
 
     def qparams(self) -> QParams:
         """The grid as plain numbers; `CalibrationError` when no finite range was observed."""
-        low, high = (float(value) for value in self.observer.range())
+        low, high = float(self.observer.low), float(self.observer.high)
         if low > high:
             raise CalibrationError("no batch was observed; run calibrate (or train) before convert")
         if not (torch.isfinite(self.scale) and abs(low) < torch.inf and abs(high) < torch.inf):

@@ -87,8 +87,8 @@ class HistogramObserver(Observer):
     """A histogram of everything seen; the range is the one whose grid loses the least mean squared error.
 
     The histogram has `bins` equal bins over [low, high]. A tensor that reaches further widens it: old counts move to
-    the bins that now hold their centres. `range` shrinks [low, high] towards zero in `candidates` steps and takes the one
-    with the smallest expected (x - x')^2 over the bin centres.
+    the bins that now hold their centres. `range` shrinks first `high`, then `low` towards zero in `candidates` steps each
+    and takes what gives the smallest expected (x - x')^2 over the bin centres.
 
     Reference: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (MSE range setting).
     """
@@ -104,7 +104,8 @@ class HistogramObserver(Observer):
 
     def observe(self, x: Tensor) -> None:
         x = x.float()
-        low, high = (torch.minimum(self.low, x.min()), torch.maximum(self.high, x.max()))
+        smallest, largest = _extremes(x)
+        low, high = torch.minimum(self.low, smallest), torch.maximum(self.high, largest)
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             self.low.copy_(low)
             self.high.copy_(high)
@@ -121,9 +122,9 @@ class HistogramObserver(Observer):
             return self.low, self.high
         centres = self._centres()
         shrink = torch.linspace(1.0, 0.2, self.candidates, device=centres.device)
-        errors = torch.stack([self._error(centres, self.low * s, self.high * s) for s in shrink])
-        best = shrink[errors.argmin()]
-        return self.low * best, self.high * best
+        high = self.high * shrink[self._errors(centres, self.low.expand_as(shrink), self.high * shrink).argmin()]
+        low = self.low * shrink[self._errors(centres, self.low * shrink, high.expand_as(shrink)).argmin()]
+        return low, high
 
     def _centres(self) -> Tensor:
         steps = torch.arange(self.bins, device=self.low.device, dtype=torch.float32) + 0.5
@@ -133,10 +134,11 @@ class HistogramObserver(Observer):
         width = ((high - low) / self.bins).clamp(min=torch.finfo(torch.float32).tiny)
         return ((x - low) / width).long().clamp(0, self.bins - 1)
 
-    def _error(self, centres: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        scale, zero_point = affine_qparams(low, high)
+    def _errors(self, centres: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Expected squared error of each candidate range; `low` and `high` of shape (K,), result of shape (K,)."""
+        scale, zero_point = (q.unsqueeze(1) for q in affine_qparams(low, high))
         quantized = torch.round(centres / scale).add(zero_point).clamp(0, ACTIVATION_HIGH)
-        return (((quantized - zero_point) * scale - centres).square() * self.counts).sum()
+        return (((quantized - zero_point) * scale - centres).square() * self.counts).sum(1)
 
 
 OBSERVERS: dict[str, Callable[[], Observer]] = {

@@ -77,10 +77,10 @@ def affine_qparams(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     A range that starts at 0 gets zero point 0 exactly, so the lower clamp of the grid *is* a ReLU.
 
     Args:
-        low, high: shape (), float32, low <= high.
+        low, high: any one shape, float32, low <= high.
 
     Returns:
-        scale, float32 of shape (), >= MIN_SCALE; zero_point, int32 of shape ().
+        scale, float32, >= MIN_SCALE, and zero_point, int32, of that shape.
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = short_scale(((high - low) / (ACTIVATION_HIGH - ACTIVATION_LOW)).clamp(min=MIN_SCALE))

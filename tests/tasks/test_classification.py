@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qat.errors import ConfigError
+from qat.tasks import ClassificationTask, OptimizerFactory, build_task
+
+
+def _task(**options: float) -> ClassificationTask:
+    return ClassificationTask(nn.Flatten(), num_classes=5, optimizer=OptimizerFactory(), **options)
+
+
+def _batch(count: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(count, 1, 1, 5), torch.randint(5, (count,))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_loss_is_cross_entropy(smoothing: float) -> None:
+    task, batch = _task(label_smoothing=smoothing), _batch()
+    logits = task(*task.inputs(batch))
+    assert torch.equal(task.loss(logits, batch), F.cross_entropy(logits, batch[1], label_smoothing=smoothing))
+    log_p = logits.log_softmax(1)
+    formula = -((1 - smoothing) * log_p[torch.arange(7), batch[1]] + smoothing * log_p.mean(1)).mean()
+    torch.testing.assert_close(task.loss(logits, batch), formula)
+
+
+def test_decision_is_the_largest_logit_and_scores_100_points_when_right() -> None:
+    task, batch = _task(), _batch(50)
+    decisions = task.decide(task(*task.inputs(batch)))
+    assert torch.equal(decisions, batch[0].flatten(1).max(1).indices)
+    scores = task.score(decisions, batch)
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [100.0 if d == t else 0.0 for d, t in zip(decisions, batch[1], strict=True)]
+
+
+def test_metric_is_top1() -> None:
+    assert _task().metric == "top1"
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_label_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        _task(label_smoothing=smoothing)
+
+
+def test_unknown_task_is_answered_with_near_names() -> None:
+    with pytest.raises(ConfigError, match=r"'clasification'.*Did you mean 'classification'"):
+        build_task("clasification")
