@@ -14,6 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
 from qat.config import Config
 from qat.errors import ConfigError, QatError
@@ -66,7 +67,8 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
             result = verb(_typed(config), list(HydraConfig.get().overrides.task))
         except QatError as error:
             code[0] = error.exit_code
-            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, markup=True)
+            message = escape(str(error))  # it may hold [brackets], which rich would take for a style
+            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
             raise SystemExit(code[0]) from None
         code[0] = 0
         return result

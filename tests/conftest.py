@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.runs import tiny_overrides, train
+
 
 @pytest.fixture(autouse=True)
 def one_thread_one_seed() -> Iterator[None]:
@@ -18,6 +20,17 @@ def one_thread_one_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `qat-train`; read it only."""
+    folder = tmp_path_factory.mktemp("finished")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train(["recipe=digits_resnet", *tiny_overrides(folder / "run", logger="csv")], patch) == 0
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,10 @@ def tiny_config(output: Path, **changes: Any) -> Config:
 def tiny_overrides(output: Path, **changes: Any) -> list[str]:
     """The same run as arguments of `qat-train`."""
     values = {**TINY, "output": output, **{key.replace("__", "."): value for key, value in changes.items()}}
-    return [f"{key}={_hydra(value)}" for key, value in values.items()]
+    flat: dict[str, Any] = {}
+    for key, value in values.items():  # Hydra wants a plus before a key that the schema leaves open
+        flat |= {f"++{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return [f"{key}={_hydra(value)}" for key, value in flat.items()]
 
 
 def quiet() -> Console:
@@ -90,8 +93,6 @@ def _hydra(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
     if value is None:
         return "null"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(_hydra(item) for item in value) + "]"
     return str(value)

@@ -46,7 +46,7 @@ def test_kernel_gate_passes_for_every_engine(engine: str) -> None:
     assert gate.passed, gate.detail
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("layer", [0, 1, 3])
 def test_kernel_gate_names_the_layer_of_which_one_weight_is_one_step_off(monkeypatch: pytest.MonkeyPatch, layer: int) -> None:
     program = converted("residual")
     altered, node = _one_weight_altered(program, layer)

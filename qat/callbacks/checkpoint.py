@@ -28,11 +28,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".{path.name}.{os.getpid()}")
-        with staging.open("wb") as handle:
-            torch.save(checkpoint, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(staging, path)
+        try:
+            with staging.open("wb") as handle:
+                torch.save(checkpoint, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,8 +56,12 @@ class RngState(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
+        self._restore()  # at once, too: of a stage that is already finished no training starts
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         state = getattr(self, "_loaded", None)
         if state is None:
             return
@@ -95,9 +102,12 @@ def load_weights(path: Path) -> dict[str, Any]:
     """The state dict of the `model` inside a checkpoint of a task.
 
     Raises:
-        QatError: the file holds no task.
+        QatError: the file is damaged or holds no task.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise unrelated types for a damaged file
+        raise QatError(f"{path} cannot be read as a checkpoint: {type(error).__name__}") from error
     weights = {k.removeprefix("model."): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith("model.")}
     if not weights:
         raise QatError(f"{path} is no checkpoint of a training run")

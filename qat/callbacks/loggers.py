@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,20 @@ def make_loggers(name: str, *, folder: Path, project: str, run_name: str, config
         if name == "wandb":
             return [_wandb(folder, project, run_name, config)]
     except ModuleNotFoundError as error:
-        raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{error.name}'") from error
+        raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{name}'") from error
     return []
+
+
+def finish(loggers: Iterable[Logger]) -> None:
+    """Close the loggers; a W&B run that stays open would take the metrics of the next run of a sweep."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def _wandb(folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> Logger:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder))
-    offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") == "offline"
-    (folder / "wandb").mkdir(exist_ok=True)
+    os.environ["WANDB_DATA_DIR"] = str(folder)  # not setdefault: a sweep has several runs in one process
+    offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") in ("offline", "dryrun")
     return WandbLogger(project=project, name=run_name, save_dir=str(folder), offline=offline, config=dict(config))

@@ -110,13 +110,16 @@ def benchmark_deployed(config: Config, console: Console | None = None) -> dict[s
         program = convert(prepared)
     shape = [config.benchmark.batch_size, *(int(n) for n in program.inputs[0].shape[1:] if n is not None)]
     x = torch.randn(shape)
-    torch.set_num_threads(config.benchmark.threads or torch.get_num_threads())
+    before = torch.get_num_threads()
+    threads = config.benchmark.threads or before
     models: dict[str, nn.Module] = {"fp32": network, **{engine: lower(program, engine) for engine in config.engines}}
     calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
-    found = measure(calls, repeats=config.benchmark.repeats)
-    table = Table(
-        "model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, batch {shape[0]}, {torch.get_num_threads()} threads"
-    )
+    torch.set_num_threads(threads)
+    try:
+        found = measure(calls, repeats=config.benchmark.repeats)
+    finally:
+        torch.set_num_threads(before)
+    table = Table("model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, batch {shape[0]}, {threads} threads")
     for name, latency in found.items():
         table.add_row(name, f"{latency.p50:.2f}", f"{latency.p95:.2f}", f"{found['fp32'].p50 / latency.p50:.2f}×")
     console.print(table)
@@ -142,7 +145,14 @@ def load_prepared(run: Run) -> PreparedModel:
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist")
     prepared = prepare_model(run, run.model.module)
-    prepared.load_state_dict(load_weights(path))
+    weights = load_weights(path)
+    try:
+        prepared.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
+            f"(checkpoints/qat) and the model it was trained with. {str(error)[:300]}"
+        ) from error
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
     return prepared

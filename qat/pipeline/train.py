@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from qat.benchmark import measure
+from qat.callbacks.loggers import finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
 from qat.callbacks.quantization import ScheduleCallback
 from qat.config import Config, StageConfig
@@ -76,7 +77,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         )
         for logger in run.loggers:
             logger.log_metrics(report.metrics())
-            logger.finalize("success")
+        finish(run.loggers)
         append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.metrics()})
         content = report.to_json()
         write_json(folder / "report.json", content)
@@ -93,8 +94,9 @@ def preflight(run: Run, network: nn.Module) -> None:
     QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
     for stage in (run.config.fp32, run.config.qat):
         make_task(run, network, stage)
+        _fit_options(run, stage)
     prepared = prepare_model(run, network)
-    calibrate(prepared, [run.data.calibration_batches(1)[0][:2]])
+    calibrate(prepared, [run.data.calibration_batches(min(1, config.calibration_batches))[0][:2]])
     program = convert(prepared)
     for engine in run.config.engines:
         if refusal := ENGINES[engine].refusal(program):
@@ -157,17 +159,21 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
     fit(
         make_task(run, network, stage),
         run.data,
-        FitOptions(
-            epochs=stage.epochs,
-            max_steps=stage.max_steps,
-            accelerator=run.config.accelerator,
-            precision=run.config.precision,
-            gradient_clip=stage.gradient_clip,
-            progress=run.config.progress,
-        ),
+        _fit_options(run, stage),
         folder=run.folder / "checkpoints" / name,
         callbacks=callbacks,
         loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers],
+    )
+
+
+def _fit_options(run: Run, stage: StageConfig) -> FitOptions:
+    return FitOptions(
+        epochs=stage.epochs,
+        max_steps=stage.max_steps,
+        accelerator=run.config.accelerator,
+        precision=run.config.precision,
+        gradient_clip=stage.gradient_clip,
+        progress=run.config.progress,
     )
 
 

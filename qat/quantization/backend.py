@@ -3,7 +3,9 @@
 A kernel belongs to one of three roles:
 
 * `COMPUTE`  convolutions and linear layers: always integer, they are what INT8 is for.
-* `FOLLOW`   additions, products, pools, activations: integer where the tensors around them are on a grid anyway.
+* `FOLLOW`   additions, products, pools, activations: integer where the tensors around them are on a grid anyway. Those
+             that `chains` compute in float registers between reading and writing integers; a chain of them (activation,
+             squeeze, gate) reads and writes integers at its ends only, which saves roundings as well as time.
 * `PASS`     order-preserving and shape ops: their output lives on their input's grid and needs none of its own.
 
 Adding a backend is writing a table down and naming it in `BACKENDS`.
@@ -55,6 +57,7 @@ class Kernel:
         program_op: the op of the INT8 program; None for `PASS`, which keeps its ATen op.
         role, output: see the enums.
         absorbs: activations that the output grid's clamp can stand for.
+        chains: may take float from, and hand float to, a neighbour that chains.
         data: positions of the arguments that are tensors on a grid.
         requires: a check of the node's arguments.
     """
@@ -64,6 +67,7 @@ class Kernel:
     role: Role
     output: Output = Output.GRID
     absorbs: frozenset[str] = frozenset()
+    chains: bool = False
     data: tuple[int, ...] = (0,)
     requires: Requirement | None = None
 
@@ -174,23 +178,31 @@ _LINEAR_EITHER = Kernel(
 )
 
 
-def _follow(op: str, program_op: str, data: tuple[int, ...] = (0,), requires: Requirement | None = None) -> Kernel:
-    return Kernel(op=op, program_op=program_op, role=Role.FOLLOW, data=data, absorbs=ACTIVATIONS, requires=requires)
+def _follow(op: str, *, data: tuple[int, ...] = (0,), chains: bool = True, requires: Requirement | None = None) -> Kernel:
+    return Kernel(
+        op=f"aten.{op}",
+        program_op=f"int8.{op.split('.')[0]}",
+        role=Role.FOLLOW,
+        data=data,
+        absorbs=ACTIVATIONS,
+        chains=chains,
+        requires=requires,
+    )
 
 
 _FOLLOW = (
-    _follow("aten.add.Tensor", "int8.add", data=(0, 1), requires=_two_tensors),
-    _follow("aten.mul.Tensor", "int8.mul", data=(0, 1), requires=_two_tensors),
-    _follow("aten.cat.default", "int8.cat"),
-    _follow("aten.mean.dim", "int8.mean", requires=_spatial_mean),
-    _follow("aten.adaptive_avg_pool2d.default", "int8.adaptive_avg_pool2d"),
-    _follow("aten.avg_pool2d.default", "int8.avg_pool2d", requires=_no_divisor),
-    _follow("aten.hardswish.default", "int8.hardswish"),
-    _follow("aten.hardsigmoid.default", "int8.hardsigmoid"),
-    _follow("aten.sigmoid.default", "int8.sigmoid"),
-    _follow("aten.silu.default", "int8.silu"),
-    _follow("aten.leaky_relu.default", "int8.leaky_relu"),
-    _follow(CLAMP, "int8.clamp"),
+    _follow("add.Tensor", data=(0, 1), chains=False, requires=_two_tensors),
+    _follow("cat.default", chains=False),
+    _follow("mul.Tensor", data=(0, 1), requires=_two_tensors),
+    _follow("mean.dim", requires=_spatial_mean),
+    _follow("adaptive_avg_pool2d.default"),
+    _follow("avg_pool2d.default", requires=_no_divisor),
+    _follow("hardswish.default"),
+    _follow("hardsigmoid.default"),
+    _follow("sigmoid.default"),
+    _follow("silu.default"),
+    _follow("leaky_relu.default"),
+    _follow("clamp.default"),
 )
 
 

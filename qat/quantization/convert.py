@@ -127,9 +127,9 @@ class _Builder:
         if kernel.program_op in LAYER_OPS:
             args: tuple[Any, ...] = self._layer_args(node)
         else:
-            on_grid = {source.name for source in inputs_on_grid(node, kernel)}
+            takes = {source.name for source in inputs_on_grid(node, kernel)} & self.integers.keys()
             args = tuple(
-                _map_nodes(arg, lambda n: self.integers[n.name] if n.name in on_grid else self._float(n))
+                _map_nodes(arg, lambda n: self.integers[n.name] if n.name in takes else self._float(n))
                 for arg in (*node.args, *_ordered_kwargs(node))
             )
         ref = self._emit(node.name, kernel.program_op, args, node=node, grid=grid)

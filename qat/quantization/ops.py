@@ -5,14 +5,13 @@ from __future__ import annotations
 #: Layers with (x, weight, weight_scale, bias) as their first arguments.
 LAYER_OPS = ("int8.conv1d", "int8.conv2d", "int8.linear")
 
-INT8_OPS = frozenset(
-    {
-        *LAYER_OPS,
-        *("int8.quantize", "int8.dequantize", "int8.add", "int8.mul", "int8.cat", "int8.mean"),
-        *("int8.adaptive_avg_pool2d", "int8.avg_pool2d", "int8.hardswish", "int8.hardsigmoid", "int8.sigmoid"),
-        *("int8.silu", "int8.leaky_relu", "int8.clamp"),
-    }
+#: Element-wise ops and pools that may take a grid or float and return a grid or float.
+CHAIN_OPS = frozenset(
+    f"int8.{name}"
+    for name in "mul mean adaptive_avg_pool2d avg_pool2d hardswish hardsigmoid sigmoid silu leaky_relu clamp".split()
 )
+
+INT8_OPS = frozenset({*LAYER_OPS, *CHAIN_OPS, "int8.quantize", "int8.dequantize", "int8.add", "int8.cat"})
 
 #: Arithmetic on sizes.
 SIZE_OPS = frozenset(

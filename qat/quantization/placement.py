@@ -32,7 +32,7 @@ class Placement:
     """What placement decided, by node name of the captured graph.
 
     Args:
-        kernels: nodes that run as integers.
+        kernels: nodes that run as integers (inside a chain: between integers).
         absorbed: activation -> the kernel whose output grid stands for it.
         integers: nodes whose output is integers (the others return float).
         grids: nodes whose output has a fake_quantize of its own; shape ops share their input's.
@@ -81,6 +81,9 @@ def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) 
                     grids.add(node.name)
         elif kernel is not None and kernel.role is Role.FOLLOW:
             reasons[node.name] = "an input or every consumer is float"
+    chained = _chained(graph, kernels, absorbed)
+    integers -= chained
+    grids -= chained
     return Placement(
         kernels=kernels,
         absorbed={name: source for name, source in absorbed.items() if name in integers},
@@ -88,6 +91,17 @@ def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) 
         grids=frozenset(grids),
         reasons=reasons,
     )
+
+
+def _chained(graph: fx.Graph, kernels: Mapping[str, Kernel], absorbed: Mapping[str, str]) -> set[str]:
+    """Nodes that hand float to the next op of their chain: every consumer chains, and no activation is absorbed."""
+    chains = {name for name, kernel in kernels.items() if kernel.chains}
+    owners = set(absorbed.values())
+    return {
+        node.name
+        for node in graph.nodes
+        if node.name in chains - owners and node.users and all(user.name in chains for user in node.users)
+    }
 
 
 def _picks_from(node: GraphNode, integers: set[str]) -> bool:

@@ -82,7 +82,7 @@ class PreparedModel(nn.Module):
     def set_extra_state(self, state: str) -> None:
         stored = json.loads(state)
         differences = [
-            f"{key}: checkpoint {stored.get(key)!r}, model {self.scheme.get(key)!r}"
+            _difference(key, stored.get(key), self.scheme.get(key))
             for key in sorted(stored.keys() | self.scheme.keys())
             if stored.get(key) != self.scheme.get(key)
         ]
@@ -173,6 +173,14 @@ def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module,
         call = network.graph.call_module(name, (tensor,))
     call.meta = {key: tensor.meta[key] for key in ("val", "nn_module_stack") if key in tensor.meta}
     tensor.replace_all_uses_with(call, delete_user_cb=lambda user: user in users)
+
+
+def _difference(key: str, stored: Any, own: Any) -> str:
+    """One difference in words; of two lists of names only what the other lacks."""
+    if isinstance(stored, list) and isinstance(own, list):
+        stored, own = [name for name in stored if name not in own], [name for name in own if name not in stored]
+        return f"{key}: checkpoint alone has {stored}, model alone has {own}"
+    return f"{key}: checkpoint {stored!r}, model {own!r}"
 
 
 def _scheme(table: Backend, target: str, observer: str, placement: Placement) -> dict[str, Any]:

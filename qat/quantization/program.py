@@ -8,8 +8,9 @@ the value is float (or a size). Ops named `int8.*` are integer kernels and mean,
     int8.conv1d / conv2d / linear    acc = sum (q_x - z_x) q_w in int32; then, in float32,
                                      q = clamp(round((acc + b / (s_x s_w)) * (s_x s_w / s_y)) + z_y, 0, 255),
                                      or without a grid: acc * (s_x s_w) + b, rounded once
-    int8.add, mul, cat, silu, ...    quantize(op(dequantize(q), ...)) in float32
-    int8.mean, *_avg_pool2d          exact integer sums, then one scaling and one rounding
+    int8.add, cat                    quantize(op(dequantize(q), ...)) in float32
+    int8.mul, silu, sigmoid, ...     the same; an input may be float already, and without a grid the output stays float
+    int8.mean, *_avg_pool2d          exact integer sums, then one scaling and one rounding; plain float from float
 
 An `aten.*` op whose input is on a grid keeps it (pooling by maximum, shape ops); any other `aten.*` op computes in float.
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from qat.errors import ProgramError, near
 from qat.quantization.capture import InputSpec
-from qat.quantization.ops import ALLOWED_OPS, LAYER_OPS
+from qat.quantization.ops import ALLOWED_OPS, CHAIN_OPS, LAYER_OPS
 from qat.quantization.qparams import QParams
 
 
@@ -147,6 +148,8 @@ def _check_grids(node: Node, known: Mapping[str, QParams | None]) -> None:
         fits = takes == [None] and node.grid is not None
     elif node.op == "int8.dequantize":
         fits = len(takes) == 1 and takes[0] is not None and node.grid is None
+    elif node.op in CHAIN_OPS:
+        fits = bool(takes) and all(isinstance(leaf, Ref) for leaf in leaves(data))
     elif node.op.startswith("int8."):
         fits = bool(takes) and None not in takes and (node.grid is not None or node.op == "int8.linear")
     else:

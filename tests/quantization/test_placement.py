@@ -89,7 +89,8 @@ def test_placement_of_a_squeeze_excite_block_is_all_integer() -> None:
     assert placement.reasons == {}
     ops = {kernel.program_op for kernel in placement.kernels.values()}
     assert ops == {"int8.conv2d", "int8.adaptive_avg_pool2d", "int8.hardsigmoid", "int8.mul"}
-    assert {"adaptive_avg_pool2d", "hardsigmoid", "mul"} <= placement.grids
+    assert {"adaptive_avg_pool2d", "mul"} <= placement.grids
+    assert "hardsigmoid" not in placement.grids | placement.integers  # chained into the product
 
 
 def test_placement_passes_the_grid_through_shape_ops() -> None:
@@ -241,7 +242,8 @@ def test_placement_feeds_every_kernel_from_a_grid(name: str, backend: str) -> No
     assert placement.kernels
     for kernel_name, kernel in placement.kernels.items():
         for source in inputs_on_grid(nodes[kernel_name], kernel):
-            assert source.name in placement.integers | placement.grids
+            chained = kernel.chains and source.name in placement.kernels and placement.kernels[source.name].chains
+            assert source.name in placement.integers | placement.grids or chained
     assert placement.absorbed.keys().isdisjoint(placement.kernels)
     assert placement.grids.isdisjoint(placement.absorbed.values())  # one grid per tensor
     tensors = {n.name for n in graph.nodes if n.op == "call_function"} - constants(graph)

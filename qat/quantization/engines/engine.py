@@ -111,11 +111,10 @@ class Int8Model(nn.Module):
             for step in self._steps:
                 value = step.function(*[values[i] for i in step.sources])
                 grid = grids.get(step.name)
-                seen[step.name] = map_leaves(value, self._kernels.integers) if grid is not None else value
+                seen[step.name] = map_leaves(value, self._kernels.integers if grid is not None else _snapshot)
                 if replay is not None and step.name in replay:
-                    value = replay[step.name]
-                    if grid is not None:
-                        value = map_leaves(value, partial(_from_integers, self._kernels, grid))
+                    back = _snapshot if grid is None else partial(_from_integers, self._kernels, grid)
+                    value = map_leaves(replay[step.name], back)
                 values[step.target] = value
         return self._result(values), seen
 
@@ -140,3 +139,8 @@ class Int8Model(nn.Module):
 
 def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> Any:
     return kernels.from_integers(integers, grid)
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy of a float tensor, which a later node may overwrite; sizes as they are."""
+    return value.clone() if isinstance(value, Tensor) else value

@@ -32,6 +32,13 @@ class FbgemmKernels(NativeKernels):
 
     quantizes_inside = True
 
+    def unary(self, op: str, grid: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
+        """Hardswish has a kernel that reads and writes integers in one pass, with the same result bit for bit."""
+        if op != "int8.hardswish" or grid is None or out is None:
+            return super().unary(op, grid, out, scratch=scratch)
+        run, scale, zero_point = torch.ops.quantized.hardswish.default, out.scale, out.zero_point
+        return lambda q: run(q, scale, zero_point)
+
     def linear(self, packed: Any, grid: QParams, out: QParams | None) -> Function:
         if out is not None:
             return super().linear(packed, grid, out)

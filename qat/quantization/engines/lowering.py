@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Int8Model, Step
-from qat.quantization.ops import LAYER_OPS
+from qat.quantization.ops import CHAIN_OPS, LAYER_OPS
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 
@@ -35,14 +35,14 @@ _SIZES: dict[str, Function] = {
     "size.getitem": operator.getitem,
 }
 
-#: float32 -> float32, in place where PyTorch can: the argument is a fresh temporary.
-_UNARY: dict[str, Function] = {
-    "int8.hardswish": lambda x: F.hardswish(x, inplace=True),
-    "int8.hardsigmoid": lambda x: F.hardsigmoid(x, inplace=True),
-    "int8.sigmoid": torch.sigmoid_,
-    "int8.silu": lambda x: F.silu(x, inplace=True),
-    "int8.leaky_relu": lambda x, slope=0.01: F.leaky_relu(x, slope, inplace=True),
-    "int8.clamp": lambda x, low=None, high=None: torch.clamp_(x, low, high),
+#: float32 -> float32, as (a new tensor, in place).
+_UNARY: dict[str, tuple[Function, Function]] = {
+    "int8.hardswish": (F.hardswish, lambda x: F.hardswish(x, inplace=True)),
+    "int8.hardsigmoid": (F.hardsigmoid, lambda x: F.hardsigmoid(x, inplace=True)),
+    "int8.sigmoid": (torch.sigmoid, torch.sigmoid_),
+    "int8.silu": (F.silu, lambda x: F.silu(x, inplace=True)),
+    "int8.leaky_relu": (F.leaky_relu, lambda x, slope=0.01: F.leaky_relu(x, slope, inplace=True)),
+    "int8.clamp": (torch.clamp, torch.clamp_),
 }
 
 
@@ -85,49 +85,74 @@ class Kernels(ABC):
         zero_point = grid.zero_point
         return lambda q: self.integers(q).to(torch.float32).sub_(zero_point)
 
-    def unary(self, function: Function, grid: QParams, out: QParams) -> Function:
-        dequantize, quantize = self.dequantize(grid), self.quantize(out)
-        return lambda q, *rest: quantize(function(dequantize(q), *rest))
+    def read(self, grid: QParams | None) -> Function:
+        """q -> float tensor; float passes through."""
+        return _same if grid is None else self.dequantize(grid)
+
+    def write(self, grid: QParams | None) -> Function:
+        """float tensor -> q; without a grid it stays float."""
+        return _same if grid is None else self.quantize(grid)
+
+    def unary(self, op: str, grid: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
+        """An activation; in place where its float input is scratch: freshly dequantized, or read by nothing else."""
+        read, function, write = self.read(grid), _UNARY[op][scratch or grid is not None], self.write(out)
+        return lambda q, *rest: write(function(read(q), *rest))
 
     def add(self, a: QParams, b: QParams, out: QParams) -> Function:
         da, db, quantize = self.dequantize(a), self.dequantize(b), self.quantize(out)
         return lambda x, y: quantize(da(x) + db(y))
 
-    def mul(self, a: QParams, b: QParams, out: QParams) -> Function:
-        da, db, quantize = self.dequantize(a), self.dequantize(b), self.quantize(out)
-        return lambda x, y: quantize(da(x) * db(y))
+    def mul(self, a: QParams | None, b: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
+        """A product, broadcast; into the first factor where that is scratch and has the result's shape."""
+        read_a, read_b, write = self.read(a), self.read(b), self.write(out)
+        reuse = scratch or a is not None
+
+        def mul(x: Any, y: Any) -> Any:
+            x, y = read_a(x), read_b(y)
+            fits = reuse and x.dim() == y.dim() and all(m in (1, n) for n, m in zip(x.shape, y.shape, strict=True))
+            return write(x.mul_(y) if fits else x * y)
+
+        return mul
 
     def cat(self, grids: list[QParams], out: QParams) -> Function:
         dequantizes, quantize = [self.dequantize(grid) for grid in grids], self.quantize(out)
         return lambda qs, dim=0: quantize(torch.cat([d(q) for d, q in zip(dequantizes, qs, strict=True)], dim))
 
-    def mean(self, grid: QParams, out: QParams) -> Function:
-        """round((sum q - n z) * (scale / n) / out.scale) + out.zero_point, over n = height * width.
+    def mean(self, grid: QParams | None, out: QParams | None) -> Function:
+        """(sum q - n z) * (scale / n) over n = height * width pixels; from float, the plain mean.
 
-        The sums are exact in float32 up to 65,000 pixels, whatever the order of addition.
+        The integer sums are exact in float32 up to 65,000 pixels, whatever the order of addition.
         """
-        quantize = self.quantize(out)
+        write = self.write(out)
+        if grid is None:
+            return lambda x, dims, keepdim=False: write(x.mean(dims, keepdim))
+        scale, zero_point = grid.scale, grid.zero_point
 
         def mean(q: Any, dims: list[int], keepdim: bool = False) -> Any:
             x = self.integers(q).to(torch.float32)
             count = x.shape[-1] * x.shape[-2]
-            return quantize(x.sum(dims, keepdim).sub_(count * grid.zero_point).mul_(grid.scale / count))
+            return write(x.sum(dims, keepdim).sub_(count * zero_point).mul_(scale / count))
 
         return mean
 
-    def adaptive_avg_pool2d(self, grid: QParams, out: QParams) -> Function:
-        mean, centred, quantize, scale = self.mean(grid, out), self.centred(grid), self.quantize(out), grid.scale
+    def adaptive_avg_pool2d(self, grid: QParams | None, out: QParams | None) -> Function:
+        mean, pool = self.mean(grid, out), self.pool(F.adaptive_avg_pool2d, grid, out)
+        return lambda q, size: mean(q, [2, 3], True) if size in (1, [1], [1, 1], (1, 1)) else pool(q, size)
 
-        def pool(q: Any, size: Any) -> Any:
-            if size in (1, [1], [1, 1], (1, 1)):
-                return mean(q, [2, 3], True)
-            return quantize(F.adaptive_avg_pool2d(centred(q), size).mul_(scale))
+    def avg_pool2d(self, grid: QParams | None, out: QParams | None) -> Function:
+        return self.pool(torch.ops.aten.avg_pool2d, grid, out)
 
-        return pool
+    def pool(self, function: Function, grid: QParams | None, out: QParams | None) -> Function:
+        """A windowed mean: of exact integers, scaled once, or of float."""
+        write = self.write(out)
+        if grid is None:
+            return lambda x, *rest: write(function(x, *rest))
+        centred, scale = self.centred(grid), grid.scale
+        return lambda q, *rest: write(function(centred(q), *rest).mul_(scale))
 
-    def avg_pool2d(self, grid: QParams, out: QParams) -> Function:
-        centred, quantize, scale = self.centred(grid), self.quantize(out), grid.scale
-        return lambda q, *rest: quantize(torch.ops.aten.avg_pool2d(centred(q), *rest).mul_(scale))
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
@@ -135,6 +160,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     grids = program.grids()
     by_name = {node.name: node for node in program.nodes}
     slots = {spec.name: i for i, spec in enumerate(program.inputs)}
+    scratch = _scratch(program)
     bound: list[tuple[Node, Function, list[str]]] = []
     for node in program.nodes:
         args = node.args
@@ -142,7 +168,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
             source = by_name.get(args[0].name)
             if source is not None and source.op == "int8.quantize":
                 args = (source.args[0], *args[1:])  # the kernel quantizes this float tensor itself
-        function, runtime = _bind(node, args, kernels, program, grids)
+        function, runtime = _bind(node, args, kernels, program, grids, scratch.get(node.name, set()))
         bound.append((node, function, runtime))
     bound = _alive(bound, {leaf.name for leaf in leaves(program.output)})
     for node, _, _ in bound:
@@ -152,7 +178,12 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
 
 
 def _bind(
-    node: Node, args: tuple[Any, ...], kernels: Kernels, program: Int8Program, grids: dict[str, QParams]
+    node: Node,
+    args: tuple[Any, ...],
+    kernels: Kernels,
+    program: Int8Program,
+    grids: dict[str, QParams],
+    scratch: set[str],
 ) -> tuple[Function, list[str]]:
     """The function of a node and the names of the values it is called with."""
     on_grid = [leaf.name for leaf in leaves(args) if isinstance(leaf, Ref) and leaf.name in grids]
@@ -161,7 +192,7 @@ def _bind(
         source = node.args[0].name
         return kernels.layer(node, tensors, grids[source]), [args[0].name]
     if node.op.startswith("int8."):
-        function = _int8(node, kernels, grids, on_grid)
+        function = _int8(node, kernels, grids, scratch)
     elif node.op.startswith("size."):
         function = _SIZES[node.op]
     else:
@@ -173,25 +204,38 @@ def _bind(
     return _closed(function, args, node.kwargs, program)
 
 
-def _int8(node: Node, kernels: Kernels, grids: dict[str, QParams], on_grid: list[str]) -> Function:
-    inputs = [grids[name] for name in on_grid]
-    out = node.grid
+def _int8(node: Node, kernels: Kernels, grids: dict[str, QParams], scratch: set[str]) -> Function:
+    """The function of an integer op that is no layer."""
+    names = [leaf.name for leaf in leaves(node.args) if isinstance(leaf, Ref)]
+    inputs, out = [grids.get(name) for name in names], node.grid
     if node.op == "int8.dequantize":
-        return kernels.dequantize(inputs[0])
-    assert out is not None
+        return kernels.read(inputs[0])
     if node.op == "int8.quantize":
-        return kernels.quantize(out)
+        return kernels.write(out)
     if node.op in _UNARY:
-        return kernels.unary(_UNARY[node.op], inputs[0], out)
+        return kernels.unary(node.op, inputs[0], out, scratch=names[0] in scratch)
+    if node.op == "int8.mul":
+        return kernels.mul(inputs[0], inputs[1], out, scratch=names[0] in scratch)
+    if node.op in ("int8.mean", "int8.adaptive_avg_pool2d", "int8.avg_pool2d"):
+        function: Function = getattr(kernels, node.op.removeprefix("int8."))(inputs[0], out)
+        return function
+    known = [grid for grid in inputs if grid is not None]
+    assert out is not None
     if node.op == "int8.cat":
-        return kernels.cat(inputs, out)
-    build = getattr(kernels, node.op.removeprefix("int8."))
-    function: Function = build(*inputs, out) if node.op not in ("int8.add", "int8.mul") else build(*_pair(node, grids), out)
-    return function
+        return kernels.cat(known, out)
+    a, b = (grids[arg.name] for arg in node.args[:2])
+    return kernels.add(a, b, out)
 
 
-def _pair(node: Node, grids: dict[str, QParams]) -> tuple[QParams, QParams]:
-    return grids[node.args[0].name], grids[node.args[1].name]
+def _scratch(program: Int8Program) -> dict[str, set[str]]:
+    """Per node, the float results of chain ops that it is the last to read and may overwrite."""
+    last = {leaf.name: node.name for node in program.nodes for leaf in leaves(node.args) if isinstance(leaf, Ref)}
+    kept = {leaf.name for leaf in leaves(program.output)}
+    found: dict[str, set[str]] = {}
+    for node in program.nodes:
+        if node.op in CHAIN_OPS and node.grid is None and node.name not in kept and node.name in last:
+            found.setdefault(last[node.name], set()).add(node.name)
+    return found
 
 
 def aten_op(op: str) -> Function:

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import qat
+from qat.errors import ArtifactError, ConfigError, DataError, QatError, SchemeError
+from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
+from qat.quantization.coverage import Coverage
+from tests.runs import quiet, tiny_config
+
+
+def _checkpoint(finished: Path, stage: str = "qat") -> str:
+    return str(sorted((finished / "checkpoints" / stage).glob("*.ckpt"))[-1])
+
+
+def _artifact(finished: Path) -> str:
+    return str(finished / "artifact")
+
+
+@pytest.fixture(scope="module")
+def report(finished: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((finished / "report.json").read_text())
+    return content
+
+
+def test_evaluate_artifact_gives_the_metric_of_the_report(finished: Path, tmp_path: Path, report: dict[str, Any]) -> None:
+    console = quiet()
+    found = evaluate_deployed(tiny_config(tmp_path, artifact=_artifact(finished)), console)
+    assert found == pytest.approx({name: engine["int8"] for name, engine in report["engines"].items()}, abs=1e-4)
+    for engine, value in found.items():
+        assert engine in _text(console)
+        assert f"{value:.3f}" in _text(console)
+
+
+def test_evaluate_takes_the_preprocessing_of_the_artifact(finished: Path, tmp_path: Path, report: dict[str, Any]) -> None:
+    """A deployed model knows its own; what the configuration says is of no matter."""
+    config = tiny_config(tmp_path, artifact=_artifact(finished), model__mean=[0.1], model__std=[0.9], model__image_size=48)
+    assert evaluate_deployed(config, quiet())["fbgemm"] == pytest.approx(report["stages"]["int8"], abs=1e-4)
+
+
+def test_evaluate_checkpoint_gives_simulation_and_int8(finished: Path, tmp_path: Path, report: dict[str, Any]) -> None:
+    found = evaluate_deployed(tiny_config(tmp_path, checkpoint=_checkpoint(finished)), quiet())
+    expected = {name: engine["int8"] for name, engine in report["engines"].items()}
+    assert found == pytest.approx({"fake_quant": report["stages"]["fake_quant"], **expected}, abs=1e-4)
+
+
+def test_export_of_a_checkpoint_is_the_artifact_of_the_run(finished: Path, tmp_path: Path) -> None:
+    folder = export_checkpoint(tiny_config(tmp_path / "exported", checkpoint=_checkpoint(finished)), quiet())
+    for name in ("graph.json", "model.safetensors", "golden.safetensors"):
+        assert (folder / name).read_bytes() == (finished / "artifact" / name).read_bytes(), name
+    ours, theirs = qat.read_manifest(folder), qat.read_manifest(finished / "artifact")
+    for key in ("labels", "preprocessing", "inputs", "backend", "target", "task", "model"):
+        assert ours[key] == theirs[key], key
+    assert qat.verify(folder).passed
+
+
+def test_export_leaves_a_foreign_folder_alone(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ArtifactError, match="no artifact"):
+        export_checkpoint(tiny_config(tmp_path, checkpoint=_checkpoint(finished)), quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_inspect_checkpoint_gives_coverage_and_one_row_per_tensor(
+    finished: Path, tmp_path: Path, report: dict[str, Any]
+) -> None:
+    console = quiet()
+    found = inspect_deployed(tiny_config(tmp_path, checkpoint=_checkpoint(finished)), console)
+    assert Coverage(**found["coverage"]).macs_int8 == pytest.approx(report["coverage"]["macs_int8"], abs=1e-4)
+    program = qat.quantization.storage.load_program(finished / "artifact")
+    grids = program.grids()
+    assert {layer["name"] for layer in found["layers"]} <= grids.keys()
+    for layer in found["layers"]:
+        assert (layer["scale"], layer["zero_point"]) == (grids[layer["name"]].scale, grids[layer["name"]].zero_point)
+        assert layer["max_steps"] <= 1
+    assert {node.layer for node in program.layers() if node.grid} <= {layer["layer"] for layer in found["layers"]}
+    json.dumps(found)
+    assert "simulation against INT8" in _text(console)
+
+
+def test_inspect_artifact_compares_the_engine_with_the_reference(finished: Path, tmp_path: Path) -> None:
+    console = quiet()
+    found = inspect_deployed(tiny_config(tmp_path, artifact=_artifact(finished)), console)
+    assert found["layers"]
+    assert all((layer["max_steps"], layer["differing"], layer["sqnr_db"]) == (0, 0.0, None) for layer in found["layers"])
+    assert "fbgemm against reference" in _text(console)
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("with_artifact", [True, False])
+def test_benchmark_times_every_engine_beside_fp32(finished: Path, tmp_path: Path, with_artifact: bool) -> None:
+    config = tiny_config(tmp_path, artifact=_artifact(finished) if with_artifact else None, benchmark__batch_size=2)
+    console = quiet()
+    found = benchmark_deployed(config, console)
+    assert found.keys() == {"fp32", "fbgemm", "x86"}
+    assert all(0 < latency["p50"] <= latency["p95"] for latency in found.values())
+    assert "batch 2" in _text(console)
+
+
+def test_benchmark_leaves_the_number_of_threads_as_it_was(finished: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    console = quiet()
+    benchmark_deployed(tiny_config(tmp_path, artifact=_artifact(finished), benchmark__threads=1), console)
+    assert "1 threads" in _text(console)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("verb", [evaluate_deployed, inspect_deployed])
+@pytest.mark.parametrize("both", [True, False])
+def test_artifact_or_checkpoint_must_be_given(finished: Path, tmp_path: Path, verb: Any, both: bool) -> None:
+    given = {"artifact": _artifact(finished), "checkpoint": _checkpoint(finished)} if both else {}
+    with pytest.raises(ConfigError, match=r"artifact=FOLDER or checkpoint=FILE"):
+        verb(tiny_config(tmp_path, **given), quiet())
+
+
+def test_export_needs_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="checkpoint=PATH"):
+        export_checkpoint(tiny_config(tmp_path / "out"), quiet())
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "fp32", "other network"])
+def test_checkpoint_that_does_not_fit_is_named(finished: Path, tmp_path: Path, kind: str) -> None:
+    path, changes = tmp_path / "a.ckpt", {}
+    if kind == "damaged":
+        path.write_bytes(b"rubbish")
+    elif kind == "fp32":
+        shutil.copy(_checkpoint(finished, "fp32"), path)
+    elif kind == "other network":
+        shutil.copy(_checkpoint(finished), path)
+        changes = {"model__options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
+    with pytest.raises(QatError, match=r"a\.ckpt") as caught:
+        export_checkpoint(tiny_config(tmp_path / "out", checkpoint=str(path), **changes), quiet())
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_scheme_is_refused(finished: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished), quantization__backend="qnnpack")
+    with pytest.raises(SchemeError, match="backend: checkpoint 'fbgemm', model 'qnnpack'"):
+        export_checkpoint(config, quiet())
+
+
+def test_artifact_is_not_evaluated_on_data_with_other_labels(finished: Path, tmp_path: Path) -> None:
+    artifact = Path(shutil.copytree(finished / "artifact", tmp_path / "artifact"))
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["labels"] = ["cat", "dog"]
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="cat"):
+        evaluate_deployed(tiny_config(tmp_path, artifact=str(artifact)), quiet())
+
+
+def test_artifact_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="nowhere"):
+        evaluate_deployed(tiny_config(tmp_path, artifact=str(tmp_path / "nowhere")), quiet())
+
+
+def _text(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
