@@ -88,12 +88,12 @@ class Int8Model(nn.Module):
         self._check(inputs)
         values: list[Any] = [None] * len(self._slots)
         values[: len(inputs)] = inputs
-        with torch.no_grad(), self._kernels.running():
+        with torch.inference_mode(), self._kernels.running():
             for step in self._steps:
                 values[step.target] = step.function(*[values[i] for i in step.sources])
                 for i in step.dead:
                     values[i] = None
-        return self._result(values)
+        return map_leaves(self._result(values), _snapshot)  # copied into ordinary tensors, which autograd may save
 
     def watch(self, *inputs: Tensor, replay: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Like forward, and every node's value by name; integers come as uint8 tensors (tuples of them for a split).
