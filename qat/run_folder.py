@@ -31,7 +31,7 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
         yield path
     finally:
         (path / LOCK).unlink(missing_ok=True)
-        if not any(path.iterdir()):  # refused before anything was written
+        if path.is_dir() and not any(path.iterdir()):  # refused before anything was written
             path.rmdir()
 
 

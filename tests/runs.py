@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "data.augment": "shift",
     "fp32.epochs": 3,
     "fp32.lr": 0.02,
+    "fp32.weight_decay": 0.01,
     "qat.epochs": 1,
     "qat.lr": 0.001,
     "quantization.observer": "moving_average",

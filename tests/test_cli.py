@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,18 +160,20 @@ def test_bug_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_resume_through_the_command_line_ends_with_0(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And without it with 2: the folder is taken."""
-    before = (finished / "artifact" / "model.safetensors").read_bytes()
-    arguments = ["recipe=digits_resnet", *tiny_overrides(finished, logger="csv")]
-    assert train(arguments, monkeypatch) == 2
-    assert train([*arguments, "resume=true"], monkeypatch) == 0
-    assert (finished / "artifact" / "model.safetensors").read_bytes() == before
+def test_resume_of_a_moved_run_folder_ends_with_0(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without resume with 2: the folder is taken."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    assert train(_arguments(logger="csv"), monkeypatch) == 2
+    assert train([*_arguments(logger="csv"), "resume=true"], monkeypatch) == 0
+    check_report(json.loads((tmp_path / "run" / "report.json").read_text()))
+    ours, theirs = (folder / "artifact" / "model.safetensors" for folder in (tmp_path / "run", finished))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_installed_command_passes_the_exit_code_on(tmp_path: Path) -> None:
     found = subprocess.run(
-        [BIN / "qat-train", "engines=[fbgem]", "output=run"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(BIN / "qat-train"), "engines=[fbgem]", "output=run"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert found.returncode == 2, found.stderr
     assert "EngineError: unknown engine 'fbgem'" in found.stderr
@@ -180,14 +183,15 @@ def test_installed_command_passes_the_exit_code_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sweep_ends_with_the_code_of_a_failed_job(tmp_path: Path) -> None:
     """A job that ends badly must not look like success."""
-    command = [BIN / "qat-train", "-m", *_arguments(output="run-${hydra:job.num}"), "task=nope,classification"]
+    base = [argument for argument in _arguments() if not argument.startswith("output=")]
+    command = [str(BIN / "qat-train"), "-m", *base, "output=run-${hydra:job.num}", "task=nope,classification"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode != 0, found.stdout
+    assert found.returncode == 2, found.stdout
 
 
 def _wandb_summary(folder: Path) -> dict[str, Any]:
     """The summary of an offline run, as W&B's own reader sees it."""
-    command = [BIN / "wandb", "leet", "inspect", "--summary", "--json", folder]
+    command = [str(BIN / "wandb"), "leet", "inspect", "--summary", "--json", str(folder)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     content: dict[str, Any] = json.loads(found.stdout)

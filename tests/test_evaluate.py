@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qat.evaluate import Evaluation, agreement, evaluate, paired_difference
+from qat.evaluate import Difference, Evaluation, agreement, evaluate, paired_difference
 from tests.evaluations import evaluation
 
 
@@ -17,14 +17,16 @@ class Nearest:
     """Decides for the larger of two numbers; 100 points when it is the target."""
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        return (batch[0],)
+        x: Tensor = batch[0]
+        return (x,)
 
     def decide(self, outputs: Any) -> Tensor:
         decided: Tensor = outputs.argmax(-1)
         return decided
 
     def score(self, decisions: Tensor, batch: Any) -> Tensor:
-        return 100.0 * (decisions == batch[1]).float()
+        targets: Tensor = batch[1]
+        return 100.0 * (decisions == targets).float()
 
 
 def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:
@@ -32,7 +34,7 @@ def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:
 
 
 def _scores(seed: int, count: int, share: float) -> npt.NDArray[np.float64]:
-    return 100.0 * (np.random.default_rng(seed).random(count) < share)
+    return np.where(np.random.default_rng(seed).random(count) < share, 100.0, 0.0)
 
 
 def test_evaluate_is_accuracy_over_all_samples() -> None:
@@ -116,8 +118,6 @@ def test_identical_evaluations_differ_by_nothing() -> None:
     ("low", "high", "contains"), [(-1.0, 1.0, True), (0.0, 1.0, True), (0.1, 1.0, False), (-2.0, -1.0, False)]
 )
 def test_difference_knows_whether_zero_is_possible(low: float, high: float, contains: bool) -> None:
-    from qat.evaluate import Difference
-
     assert Difference(value=(low + high) / 2, ci95=(low, high), count=1).contains_zero() is contains
 
 

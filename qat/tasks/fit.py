@@ -85,6 +85,7 @@ _EXPECTED = (
     r".*does not have many workers.*",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r"Checkpoint directory .* exists and is not empty.*",
+    r"The dirpath has changed from .*",  # a run folder may be moved before it is resumed
     r".*GPU available but not used.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",

@@ -14,6 +14,7 @@ import qat
 from qat.errors import ArtifactError, ConfigError, DataError, QatError, SchemeError
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
 from qat.quantization.coverage import Coverage
+from qat.quantization.storage import load_program
 from tests.runs import quiet, tiny_config
 
 
@@ -75,7 +76,7 @@ def test_inspect_checkpoint_gives_coverage_and_one_row_per_tensor(
     console = quiet()
     found = inspect_deployed(tiny_config(tmp_path, checkpoint=_checkpoint(finished)), console)
     assert Coverage(**found["coverage"]).macs_int8 == pytest.approx(report["coverage"]["macs_int8"], abs=1e-4)
-    program = qat.quantization.storage.load_program(finished / "artifact")
+    program = load_program(finished / "artifact")
     grids = program.grids()
     assert {layer["name"] for layer in found["layers"]} <= grids.keys()
     for layer in found["layers"]:

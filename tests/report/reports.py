@@ -1,0 +1,48 @@
+"""A report made by hand."""
+
+from __future__ import annotations
+
+from qat.benchmark import Latency
+from qat.evaluate import Difference
+from qat.gates import Gate
+from qat.quantization.coverage import Coverage, FloatOp
+from qat.report.report import EngineResult, Report, environment
+
+
+def make_report() -> Report:
+    """Two engines, one failed gate, one float op."""
+    fp32 = Latency(p50=8.0, p95=9.0)
+    return Report(
+        task="classification",
+        recipe="test",
+        model="tiny",
+        data="digits (abc)",
+        n_eval=360,
+        seed=3,
+        metric="top1",
+        stages={"fp32": 98.61111, "ptq": 97.5, "fake_quant": 98.33333, "int8": 98.05556},
+        drop=Difference(value=0.55555, ci95=(-0.1, 1.2), count=360),
+        simulation_delta=0.27777,
+        simulation_agreement=0.9971,
+        engines={
+            "fbgemm": EngineResult(
+                int8=98.05556, agreement=1.0, agreement_samples=100, latency=Latency(p50=2.0, p95=2.5), fp32_latency=fp32
+            ),
+            "x86": EngineResult(
+                int8=98.0, agreement=0.99, agreement_samples=100, latency=Latency(p50=4.0, p95=4.5), fp32_latency=fp32
+            ),
+        },
+        coverage=Coverage(
+            macs=1000,
+            macs_int8=0.98,
+            integer_ops={"int8.conv2d": 3},
+            float_ops=(FloatOp(op="aten.gelu", node="gelu", layer="act", reason="no kernel", macs=0),),
+        ),
+        training={"fp32_step_ms": 31.0, "qat_step_ms": 33.5, "step_ratio": 33.5 / 31.0, "prepare_s": 1.1, "convert_s": 0.4},
+        artifact={"path": "artifact", "bytes": 250_000, "fp32_bytes": 1_000_000, "ratio": 0.25},
+        gates=(
+            Gate(name="kernel/fbgemm", passed=True, detail="21 tensors compared"),
+            Gate(name="accuracy", passed=False, detail="drop +0.556 points, budget 0.5"),
+        ),
+        environment=environment(),
+    )

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from qat.report.table import print_summary, row, summary_table
+from tests.report.reports import make_report
+
+REPORT = make_report().to_json()
+
+
+def _print(width: int = 120) -> str:
+    file = StringIO()
+    print_summary(REPORT, Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_row_holds_what_articles_compare() -> None:
+    cells = row(REPORT, "fbgemm", REPORT["engines"]["fbgemm"])
+    assert cells == ["tiny", "fbgemm", "98.61", "97.50", "98.33", "98.06", "+0.56", "4.00×", "0.25 MB"]
+
+
+def test_later_rows_hold_what_differs_between_engines() -> None:
+    cells = row(REPORT, "x86", REPORT["engines"]["x86"], first=False)
+    assert [cell for cell in cells if cell] == ["x86", "98.00", "2.00×"]
+
+
+def test_table_has_one_row_per_run_and_engine() -> None:
+    assert summary_table([REPORT, REPORT]).row_count == 4
+    assert len(summary_table([]).columns) == len(row(REPORT, "x86", REPORT["engines"]["x86"]))
+
+
+def test_summary_says_interval_gates_coverage_and_conditions() -> None:
+    text = " ".join(_print().split())
+    for part in (
+        "n = 360, seed 3",
+        "drop +0.56 points, 95 % interval [-0.10, +1.20]",
+        "8.00 → 2.00 ms",
+        f"{REPORT['environment']['threads']} threads",
+        "98.0% of multiply-accumulates in INT8, 1 float ops",
+        "artifact 0.250 of the FP32 weights",
+        "gate kernel/fbgemm: passed",
+        "gate accuracy: FAILED drop +0.556 points, budget 0.5",
+    ):
+        assert part in text, part
+
+
+def test_summary_fits_80_columns() -> None:
+    assert max(len(line) for line in _print(80).splitlines()) <= 80
+    assert "98.61" in _print(80)
