@@ -106,6 +106,7 @@ class QuantizationConfig:
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: patterns of layers that stay float.
         calibration_batches: batches for PTQ.
+        bias_correction: let biases take back the mean shift of rounded weights.
         quantize_from, freeze_ranges_at: see `QATSchedule`.
     """
 
@@ -114,6 +115,7 @@ class QuantizationConfig:
     observer: str = "histogram"
     keep_float: list[str] = field(default_factory=list)
     calibration_batches: int = 8
+    bias_correction: bool = True
     quantize_from: float = 0.0
     freeze_ranges_at: float = 0.0
 

@@ -114,7 +114,9 @@ def prepare_and_calibrate(run: Run, network: nn.Module) -> tuple[PreparedModel, 
     start = time.perf_counter()
     prepared = prepare_model(run, network)
     seconds = time.perf_counter() - start
-    calibrate(prepared, run.data.calibration_batches(run.config.quantization.calibration_batches))
+    config = run.config.quantization
+    batches = run.data.calibration_batches(config.calibration_batches)
+    calibrate(prepared, batches, bias_correction=config.bias_correction)
     return prepared, seconds
 
 

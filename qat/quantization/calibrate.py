@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from qat.errors import CalibrationError
+from qat.quantization.bias_correction import BiasCorrection
 from qat.quantization.prepare import PreparedModel
 
 
-def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> int:
+def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, ...]], *, bias_correction: bool = True) -> int:
     """Measure every activation's range on float activations, then switch rounding on and freeze the ranges.
 
     Args:
         batches: inputs of the model, one tensor or a tuple of tensors per batch.
+        bias_correction: let biases take back the mean shift that rounding the weights makes (see bias_correction.py).
 
     Returns:
         The number of batches seen.
@@ -25,13 +27,19 @@ def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, 
     """
     prepared.set_observing_(True)
     prepared.set_quantizing_(False)
+    correction = BiasCorrection(prepared)
     count = 0
     with torch.no_grad():
         for count, batch in enumerate(batches, start=1):
-            prepared(*(batch if isinstance(batch, tuple) else (batch,)))
+            inputs = batch if isinstance(batch, tuple) else (batch,)
+            if bias_correction:
+                correction.observe(*inputs)
+            else:
+                prepared(*inputs)
             _check_finite(prepared, count)
     if count == 0:
         raise CalibrationError("the calibration set is empty; give at least one batch (calibration.batches >= 1)")
+    correction.apply_()
     for _, module in prepared.fake_quantizes():
         module.refresh_()
     prepared.set_observing_(False)
