@@ -37,6 +37,7 @@ def check(name: str) -> dict[str, Any]:
         model = timm.create_model(name, num_classes=10)
         size = model.default_cfg["input_size"][-1]
         x, y = torch.randn(2, 3, size, size), torch.tensor([1, 7])
+        _settle_batch_norms(model, torch.randn(4, 3, size, size))
         prepared = qat.prepare(model, (x,))
         row["prepare_s"] = round(time.perf_counter() - start, 1)
         qat.calibrate(prepared, [x])
@@ -57,16 +58,27 @@ def check(name: str) -> dict[str, Any]:
         elif not bool(torch.isfinite(single).all()) or not math.isfinite(row["step_loss"]):
             row["reason"] = "NaN or infinity"
     except Exception as error:
-        row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        row["reason"] = f"{type(error).__name__}: {str(error)[:200]}"
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
 
 
+def _settle_batch_norms(model: nn.Module, x: torch.Tensor) -> None:
+    """Running statistics of one random batch, as a trained network has some; fresh ones let deep networks overflow."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    model.eval()
+
+
 def _train_step(prepared: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-5)
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-3)
     before = [p.detach().clone() for p in prepared.parameters()]
     loss = nn.functional.cross_entropy(prepared(x), y)
     loss.backward()
+    nn.utils.clip_grad_norm_(prepared.parameters(), 1.0)
     optimizer.step()
     if all(torch.equal(old, new) for old, new in zip(before, prepared.parameters(), strict=True)):
         raise RuntimeError("a training step changed no weight")

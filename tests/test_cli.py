@@ -117,7 +117,7 @@ def test_gates_that_are_not_enforced_end_with_0(monkeypatch: pytest.MonkeyPatch,
     assert [gate["name"] for gate in report["gates"] if not gate["passed"]] == ["accuracy"]
 
 
-@pytest.mark.parametrize("verb", [cli.train, cli.evaluate, cli.inspect, cli.benchmark, cli.export])
+@pytest.mark.parametrize("verb", [cli.train, cli.export])
 def test_help_lists_recipes_keys_and_exit_codes(
     verb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

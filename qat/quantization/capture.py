@@ -1,7 +1,8 @@
 """Capture: `nn.Module` + example inputs -> one ATen graph, in eval mode, batch norm folded.
 
 `torch.export` traces what FX symbolic tracing cannot; in eval mode there is one graph for training, evaluation and
-deployment. The exported graph is then brought into one dialect (normalize.py) and its batch norms are folded (fold.py).
+deployment. The exported graph is then brought into one dialect (inline.py, normalize.py) and its batch norms are folded
+(fold.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 from qat.errors import CaptureError
 from qat.quantization.fold import fold_batch_norms_
 from qat.quantization.graph import GraphNode
+from qat.quantization.inline import inline_regions_
 from qat.quantization.normalize import needs_functionalization, normalize_
 
 
@@ -65,6 +67,7 @@ def capture(
     dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
     model = copy.deepcopy(model).eval()
     module = _export(model, inputs, dims)
+    inline_regions_(module)
     normalize_(module)
     fold_batch_norms_(module)
     _check(model, module, inputs)

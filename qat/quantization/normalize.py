@@ -51,6 +51,8 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
     if "_assert" in name or "sym_constrain_range" in name:
         graph.erase_node(node)
         return
+    if node.target is aten.to.device:  # a program runs where its inputs are
+        node.target, node.args = aten.to.dtype, (node.args[0], node.args[2])
     if node.target in IDENTITY:
         replace_(graph, node, node.args[0])
         return
@@ -58,6 +60,9 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
         written = node.args[0]
         node.target = _functional(node)
         written.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and user > node)
+    if _changes_nothing(node):
+        replace_(graph, node, node.args[0])
+        return
     if node.target in SPELLING:
         if node.target is aten.relu6.default:
             node.args = (node.args[0], 0.0, 6.0)
@@ -73,6 +78,17 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
         node.target, node.args = aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
         for user in list(node.users):  # the op returns (output, mean, rstd); batch_norm returns the output
             replace_(graph, user, node)
+
+
+def _changes_nothing(node: GraphNode) -> bool:
+    """A sum with the number 0, or a conversion to the dtype that the tensor has."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or not hasattr(source.meta.get("val"), "dtype"):
+        return False
+    same = source.meta["val"].dtype == node.meta["val"].dtype if hasattr(node.meta.get("val"), "dtype") else False
+    if node.target is aten.add.Tensor:
+        return same and not isinstance(node.args[1], fx.Node) and node.args[1] == 0
+    return same and node.target is aten.to.dtype
 
 
 def _explicit_padding_(node: GraphNode) -> None:

@@ -28,6 +28,7 @@ ATEN_OPS = frozenset(
     sym_size.int
     add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
     neg.default abs.default exp.default log.default sqrt.default rsqrt.default pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar
+    addcmul.default addcdiv.default
     square.default reciprocal.default erf.default sin.default cos.default tanh.default maximum.default minimum.default
     relu.default gelu.default silu.default sigmoid.default hardswish.default hardsigmoid.default clamp.default clamp.Tensor
     clamp_min.default clamp_max.default leaky_relu.default elu.default softplus.default mish.default prelu.default
