@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from qat.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
@@ -33,6 +35,8 @@ def measure(
         warmup: rounds that are not counted.
         progress: called after every round.
     """
+    if repeats < 1:
+        raise ConfigError(f"benchmark.repeats must be at least 1, got {repeats}")
     times: dict[str, list[float]] = {name: [] for name in candidates}
     with torch.no_grad():
         for round_ in range(warmup + repeats):

@@ -17,7 +17,7 @@ LOGGERS = ("none", "csv", "tensorboard", "wandb")
 def make_loggers(name: str, *, folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> list[Logger]:
     """The loggers of a run, beside `metrics.jsonl`.
 
-    W&B runs offline when no key is configured (WANDB_API_KEY, or a login on this machine); its files stay in `folder`.
+    W&B runs offline unless WANDB_API_KEY or WANDB_MODE=online is set; its files stay in `folder`.
 
     Raises:
         ConfigError: unknown name, or its package is not installed.
