@@ -24,10 +24,10 @@ NAME = pytest.mark.parametrize("name", CASES)
 
 @NAME
 def test_prepared_model_without_rounding_equals_the_float_model(name: str) -> None:
-    prepared = calibrated(name)
+    case = CASES[name]
+    prepared, x = prepare(case.model(), (case.inputs(),)), case.inputs(3)
     prepared.set_quantizing_(False)
-    x = CASES[name].inputs(3)
-    torch.testing.assert_close(prepared(x), CASES[name].model()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prepared(x), case.model()(x), rtol=1e-4, atol=1e-5)
 
 
 @NAME
