@@ -60,12 +60,6 @@ class _RoundWeight(torch.autograd.Function):
         return grads[0], None
 
 
-def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
-    """Round `x` of any shape to an activation's grid and return it as float."""
-    result: Tensor = _RoundToGrid.apply(x, qparams.scale, qparams.zero_point)
-    return result
-
-
 class FakeQuantize(nn.Module):
     """Fake quantization of one activation, with the observer that finds its range.
 

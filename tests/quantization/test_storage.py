@@ -255,7 +255,7 @@ def test_writing_refuses_a_file_in_the_way(tmp_path: Path) -> None:
     assert path.read_text() == "a file"
 
 
-@pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "a/../../escape", MANIFEST, GRAPH, TENSORS, f"./{GRAPH}"])
+@pytest.mark.parametrize("name", ["../escape", "/escape", "a/../../escape", MANIFEST, GRAPH, TENSORS, f"./{GRAPH}"])
 def test_writing_refuses_a_file_that_leads_outside_or_stands_for_another(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError):
         save_program(converted("conv"), tmp_path / "artifact", files={name: b"x"})
