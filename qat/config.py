@@ -14,18 +14,20 @@ class ModelConfig:
     """The float model.
 
     Args:
-        source: library that builds it (`timm`).
-        name: its name there.
+        source: library that builds it, `timm` or `huggingface`.
+        name: its name there; of a fresh Hugging Face network its type, such as `bert`; with `path` just what to call it.
         pretrained: download the hub's weights.
         path: a local model folder or checkpoint file to load instead.
         image_size: input height and width in pixels; null takes the model's own.
         in_channels: input channels.
         mean, std, crop_pct, interpolation: preprocessing; null takes the model's own.
-        options: further arguments of the model's constructor.
+        tokenizer: folder or hub name of another tokenizer than the model's own.
+        max_length: tokens that a text may have; null takes as many as the model has positions for.
+        options: further arguments of the model's constructor or configuration.
     """
 
     source: str = "timm"
-    name: str = "resnet18"
+    name: str | None = None
     pretrained: bool = False
     path: str | None = None
     image_size: int | None = None
@@ -34,6 +36,8 @@ class ModelConfig:
     std: list[float] | None = None
     crop_pct: float | None = None
     interpolation: str | None = None
+    tokenizer: str | None = None
+    max_length: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,17 +46,19 @@ class DataConfig:
     """The data.
 
     Args:
-        source: `digits`, `folder` or `huggingface`.
-        root: local folder, for `folder` and `huggingface`.
-        options: further arguments of the source: column names, split names, hub name.
-        batch_size, eval_batch_size: images per batch.
+        source: of images `digits`, `folder` or `huggingface`; of text `text`, `text_hub` or `grammar`.
+        root: local folder, for `folder`, `huggingface` and `text`.
+        options: further arguments of the source: files, column names, split names, hub name.
+        batch_size, eval_batch_size: samples per batch.
         workers: loader processes.
         augment: `none`, `flip`, `flip_crop`, `shift` or `timm`.
         augment_options: for `timm`, arguments of its `create_transform`.
         val_fraction: held out of train when there is no validation split.
-        limit_train, limit_val, limit_test: use only so many images.
-        corrupt_budget: tolerated share of unreadable images.
+        limit_train, limit_val, limit_test: use only so many samples.
+        corrupt_budget: tolerated share of unreadable images or empty texts.
         verify: decode every image once before the run; otherwise an unreadable one stops it when its turn comes.
+        truncation: what happens to a text that the model has no positions for: `truncate` (counted and said) or `refuse`.
+        stride: tokens that neighbouring windows of a long context share (question answering).
     """
 
     source: str = "digits"
@@ -69,6 +75,8 @@ class DataConfig:
     limit_test: int | None = None
     corrupt_budget: float = 0.01
     verify: bool = True
+    truncation: str = "truncate"
+    stride: int = 128
 
 
 @dataclass
@@ -139,9 +147,10 @@ class GateConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """Latency measurement: batch size, rounds and threads (null keeps PyTorch's choice)."""
+    """Latency measurement: batch size, tokens of a text, rounds and threads (null keeps PyTorch's choice)."""
 
     batch_size: int = 1
+    sequence_length: int = 128
     repeats: int = 50
     threads: int | None = None
 
@@ -151,7 +160,8 @@ class Config:
     """A run.
 
     Args:
-        task: `classification`.
+        task: `classification` (of images), `text_classification`, `token_classification` or `question_answering`.
+        metric: what counts as the task's metric; null takes its first one.
         seed: of weights, order and augmentation.
         engines: on which the INT8 model is evaluated and timed; the first counts as `int8`.
         accelerator, precision: for training, as Lightning names them.
@@ -164,6 +174,7 @@ class Config:
     """
 
     task: str = "classification"
+    metric: str | None = None
     recipe: str = "custom"
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,35 +1,46 @@
 """Data: sources found through `SOURCES`, and the data module that makes batches of one.
 
-The two are apart because the model stands between them: its classifier needs the source's labels, and the batches need
-the model's preprocessing.
+The two are apart because the model stands between them: its head needs the source's labels, and the batches need the
+model's preprocessing.
 
     source = build_source("digits")
-    model = build_model("timm", name="resnet10t", num_classes=len(source.labels))
+    model = build_model("timm", task="classification", data=source, name="resnet10t")
     data = build_data(source, preprocessing=model.preprocessing)
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from qat.data.digits import digits_source
 from qat.data.folder import folder_source
 from qat.data.huggingface import huggingface_source
 from qat.data.images import ImageData
 from qat.data.source import ImageSource
+from qat.data.text.encode import Encoder
+from qat.data.text.files import text_source
+from qat.data.text.grammar import grammar_source
+from qat.data.text.hub import text_hub_source
+from qat.data.text.module import TextData, check_truncation
+from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
 
-SOURCES: dict[str, Callable[..., ImageSource]] = {
+Data: TypeAlias = ImageData | TextData
+
+SOURCES: dict[str, Callable[..., ImageSource | TextSource]] = {
     "digits": digits_source,
     "folder": folder_source,
     "huggingface": huggingface_source,
+    "text": text_source,
+    "text_hub": text_hub_source,
+    "grammar": grammar_source,
 }
 
 
-def build_source(source: str, **options: Any) -> ImageSource:
-    """Find the images and labels of a source; nothing is decoded yet.
+def build_source(source: str, **options: Any) -> ImageSource | TextSource:
+    """Find the samples and labels of a source; no image is decoded and no text is encoded yet.
 
     Args:
         source: a key of `SOURCES`.
@@ -37,7 +48,7 @@ def build_source(source: str, **options: Any) -> ImageSource:
 
     Raises:
         ConfigError: an unknown source, or an unknown or missing option.
-        DataError: data that is missing or empty.
+        DataError: data that is missing, empty or malformed.
     """
     if source not in SOURCES:
         raise ConfigError(f"unknown data source {source!r}.{near(source, SOURCES)}")
@@ -51,9 +62,27 @@ def build_source(source: str, **options: Any) -> ImageSource:
     return SOURCES[source](**options)
 
 
-def build_data(source: ImageSource, **options: Any) -> ImageData:
-    """The data module of a source; see `ImageData` for the options."""
-    return ImageData(source, **options)
+def build_data(
+    source: ImageSource | TextSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any
+) -> Data:
+    """The data module of a source.
+
+    Args:
+        preprocessing: the record of the float model or of an artifact, see `FloatModel`.
+        tokenizer: of a text model.
+        options: see `ImageData` and `TextData`; those of the other kind of data are left aside.
+    """
+    if isinstance(source, ImageSource):
+        return ImageData(source, preprocessing=preprocessing, **_taken(ImageData, options))
+    refuse = check_truncation(options.get("truncation", "truncate"))
+    encoder = Encoder.from_record(preprocessing, tokenizer, refuse_long=refuse, stride=options.get("stride", 0))
+    encoder.check_known(source.train.examples[:1000])
+    return TextData(source, encoder=encoder, **_taken(TextData, options))
 
 
-__all__ = ["SOURCES", "ImageData", "ImageSource", "build_data", "build_source"]
+def _taken(module: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    allowed = inspect.signature(module).parameters
+    return {name: value for name, value in options.items() if name in allowed}
+
+
+__all__ = ["SOURCES", "Data", "ImageData", "ImageSource", "TextData", "TextSource", "build_data", "build_source"]

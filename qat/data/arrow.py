@@ -36,9 +36,10 @@ class ArrowTable:
         path = self._path(index)
         return f"{self.split}[{index}]" + (f" ({path})" if path else "")
 
-    def size(self, index: int) -> int:
+    def identity(self, index: int) -> str:
+        """Name and stored bytes."""
         content = self._bytes(index)
-        return 0 if content is None else int(content.size)
+        return f"{self.name(index)}\t{0 if content is None else content.size}"
 
     def open(self, index: int) -> Image.Image:
         content, path = self._bytes(index), self._path(index)

@@ -15,6 +15,7 @@ from qat.data.decode import decode
 from qat.data.parts import Part
 from qat.data.preprocess import ImagePreprocess
 from qat.data.sampler import Key
+from qat.data.source import ImageTable
 
 ImageBatch = tuple[Tensor, Tensor]
 
@@ -30,7 +31,7 @@ class ImageDataset(Dataset[ImageBatch]):
         seed: of the augmentation.
     """
 
-    def __init__(self, part: Part, preprocess: ImagePreprocess, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, part: Part[ImageTable], preprocess: ImagePreprocess, transform: Transform, seed: int = 0) -> None:
         self.table = part.table
         self.indices = part.indices.tolist()
         self.targets = torch.from_numpy(part.targets)

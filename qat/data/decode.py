@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -11,8 +9,6 @@ from PIL import Image
 from qat.data.preprocess import to_8_bit
 from qat.data.source import ImageTable
 from qat.errors import DataError
-
-_log = logging.getLogger(__name__)
 
 
 def decode(table: ImageTable, index: int, channels: int) -> Image.Image:
@@ -53,21 +49,3 @@ def find_corrupt(table: ImageTable, indices: npt.NDArray[np.int64]) -> dict[int,
         if image.mode in ("F", "I"):
             decode(table, index, 1)
     return corrupt
-
-
-def check_budget(corrupt: list[str], scanned: int, budget: float) -> None:
-    """Name the images that cannot be decoded; refuse more than the budget.
-
-    Raises:
-        DataError: more than `budget` (a fraction) of the `scanned` images are corrupt.
-    """
-    if not corrupt:
-        return
-    listed = "\n  ".join(corrupt[:10]) + (f"\n  and {len(corrupt) - 10} more" if len(corrupt) > 10 else "")
-    found = f"{len(corrupt)} of {scanned} images cannot be decoded"
-    if len(corrupt) > budget * scanned:
-        raise DataError(
-            f"{found}, more than data.corrupt_budget={budget:g} allows ({int(budget * scanned)}):\n  {listed}\n"
-            "Repair or remove them, or raise data.corrupt_budget."
-        )
-    _log.warning("%s and are left out:\n  %s", found, listed)

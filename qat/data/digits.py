@@ -30,8 +30,9 @@ class ArrayTable:
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def size(self, index: int) -> int:
-        return int(self.pixels[index].nbytes)
+    def identity(self, index: int) -> str:
+        """Name and stored bytes."""
+        return f"{self.name(index)}\t{self.pixels[index].nbytes}"
 
     def open(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])

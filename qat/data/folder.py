@@ -35,8 +35,9 @@ class FileTable:
     def name(self, index: int) -> str:
         return self.files[index].relative_to(self.root).as_posix()
 
-    def size(self, index: int) -> int:
-        return self.files[index].stat().st_size
+    def identity(self, index: int) -> str:
+        """Name and stored bytes."""
+        return f"{self.name(index)}\t{self.files[index].stat().st_size}"
 
     def open(self, index: int) -> Image.Image:
         return Image.open(BytesIO(self.files[index].read_bytes()))  # of a path, Pillow may keep the file open

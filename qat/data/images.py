@@ -14,10 +14,11 @@ from torch import Tensor, distributed
 
 from qat.data.augment import train_transform
 from qat.data.dataset import ImageBatch, ImageDataset
-from qat.data.loader import BatchLoader
+from qat.data.loader import BatchLoader, position_in_epoch
+from qat.data.options import check_at_least, check_fraction
 from qat.data.parts import choose, drop_corrupt, fingerprint
 from qat.data.preprocess import ImagePreprocess
-from qat.data.sampler import EpochSampler, Key
+from qat.data.sampler import EpochSampler, consecutive
 from qat.data.source import ImageSource
 from qat.data.split import stratified
 from qat.errors import ConfigError
@@ -28,7 +29,7 @@ class ImageData(LightningDataModule):
     """Training, validation, test and calibration batches of a source.
 
     Attributes: `name`, `labels`, `num_classes`, `n_train`, `n_val`, `n_test`, `fingerprint` (short hash of the images
-    used and what for), `corrupt` (name and reason of every image left out).
+    used and what for), `corrupt` (name and reason of every image left out), `notes` (the same in words).
 
     Args:
         source: the images.
@@ -72,11 +73,10 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         limits = {"train": limit_train, "val": limit_val, "test": limit_test}
-        _check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        _check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
-        _check_at_least(0, workers=workers, seed=seed, split_seed=split_seed)
-        if not 0 < val_fraction < 1:
-            raise ConfigError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
+        check_at_least(0, workers=workers, seed=seed, split_seed=split_seed)
+        check_fraction("val_fraction", val_fraction)
         if not 0 <= corrupt_budget <= 1:
             raise ConfigError(f"data.corrupt_budget is a fraction in [0, 1], got {corrupt_budget}")
         preprocess = ImagePreprocess.from_record(preprocessing)
@@ -86,6 +86,7 @@ class ImageData(LightningDataModule):
         self.corrupt: tuple[str, ...] = ()
         if verify:
             parts, self.corrupt = drop_corrupt(parts, corrupt_budget)
+        self.notes = tuple(f"left out {name}" for name in self.corrupt)
         self.name = source.name
         self.labels = source.labels
         self.num_classes = len(source.labels)
@@ -109,7 +110,7 @@ class ImageData(LightningDataModule):
         if distributed.is_available() and distributed.is_initialized():
             rank, world_size = distributed.get_rank(), distributed.get_world_size()
         sampler = EpochSampler(self.n_train, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
-        return BatchLoader(self._train, sampler, workers=self.workers, position=self._position)
+        return BatchLoader(self._train, sampler, workers=self.workers, position=lambda: position_in_epoch(self.trainer))
 
     def val_dataloader(self) -> BatchLoader[ImageBatch]:
         """All validation images in order, the same in every process."""
@@ -119,35 +120,19 @@ class ImageData(LightningDataModule):
         """All test images in order, the same in every process."""
         return self._eval_loader(self._test)
 
-    def calibration_batches(self, count: int) -> list[Tensor]:
+    def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
         """Training images as evaluation sees them.
 
         Args:
             count: number of batches of `batch_size`; fewer when the training images do not suffice.
 
         Returns:
-            A fixed stratified choice, each (N, channels, height, width), float32.
+            Model inputs of a fixed stratified choice, each (images,) of shape (N, channels, height, width), float32.
         """
-        _check_at_least(1, calibration_batches=count)
+        check_at_least(1, calibration_batches=count)
         chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
-        return [self._calibration[keys][0] for keys in _batches(chosen.tolist(), self.batch_size)]
+        return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
 
     def _eval_loader(self, dataset: ImageDataset) -> BatchLoader[ImageBatch]:
-        batches = _batches(list(range(len(dataset))), self.eval_batch_size)
+        batches = consecutive(list(range(len(dataset))), self.eval_batch_size)
         return BatchLoader(dataset, batches, workers=self.workers)
-
-    def _position(self) -> int | None:
-        """Batches of this epoch that a trainer has behind it; None outside of training."""
-        if self.trainer is None or not self.trainer.training:
-            return None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-
-
-def _batches(positions: list[int], size: int) -> list[list[Key]]:
-    return [[(0, position) for position in positions[start : start + size]] for start in range(0, len(positions), size)]
-
-
-def _check_at_least(low: int, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < low:
-            raise ConfigError(f"data.{name} must be at least {low}, got {value}")

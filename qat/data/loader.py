@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, final
 
 import torch
+from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from qat.data.sampler import EpochSampler, Key
 
 Batch = TypeVar("Batch")
+
+
+def position_in_epoch(trainer: Trainer | None) -> int | None:
+    """Batches of this epoch that a trainer has behind it; None outside of training."""
+    if trainer is None or not trainer.training:
+        return None
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 @final

@@ -1,30 +1,35 @@
-"""Which images of a source are used for what."""
+"""Which samples of a source are used for what."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from qat.data.decode import check_budget, find_corrupt
-from qat.data.source import ImageSource, ImageTable
+from qat.data.budget import check_budget
+from qat.data.decode import find_corrupt
+from qat.data.source import ImageTable, Source, Table
 from qat.data.split import hold_out, stratified
 from qat.errors import DataError
 
 
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
-    """Some images of a table.
+class Part(Generic[AnyTable]):
+    """Some samples of a table.
 
     Args:
-        table: the images.
+        table: the samples.
         indices: which of them, ascending, shape (N,).
     """
 
-    table: ImageTable
+    table: AnyTable
     indices: npt.NDArray[np.int64]
 
     @property
@@ -32,20 +37,22 @@ class Part:
         """Class of each of them, shape (N,)."""
         return self.table.targets[self.indices]
 
-    def limited(self, count: int | None, *, seed: int) -> Part:
+    def limited(self, count: int | None, *, seed: int) -> Part[AnyTable]:
         """A stratified choice of at most `count` of them; None keeps all."""
         if count is None:
             return self
         return Part(table=self.table, indices=np.sort(self.indices[stratified(self.targets, count, seed=seed)]))
 
 
-def choose(source: ImageSource, *, val_fraction: float, limits: Mapping[str, int | None], seed: int) -> dict[str, Part]:
+def choose(
+    source: Source[AnyTable], *, val_fraction: float, limits: Mapping[str, int | None], seed: int
+) -> dict[str, Part[AnyTable]]:
     """The parts "train", "val" and "test" of a source.
 
     Args:
-        source: where it has no validation images, some of the training images are held out.
+        source: where it has no validation split, some of the training samples are held out.
         val_fraction: that share, in (0, 1).
-        limits: at most so many images, per part; None is no limit. Held out is before the limit.
+        limits: at most so many samples, per part; None is no limit. Held out is before the limit.
         seed: of both choices.
     """
     train, test = _whole(source.train), _whole(source.test)
@@ -58,7 +65,9 @@ def choose(source: ImageSource, *, val_fraction: float, limits: Mapping[str, int
     return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
 
 
-def drop_corrupt(parts: Mapping[str, Part], budget: float) -> tuple[dict[str, Part], tuple[str, ...]]:
+def drop_corrupt(
+    parts: Mapping[str, Part[ImageTable]], budget: float
+) -> tuple[dict[str, Part[ImageTable]], tuple[str, ...]]:
     """Leave out the images that cannot be decoded, each with its target.
 
     Returns:
@@ -67,7 +76,7 @@ def drop_corrupt(parts: Mapping[str, Part], budget: float) -> tuple[dict[str, Pa
     Raises:
         DataError: more than `budget`, a fraction of all, or a part of which nothing remains.
     """
-    kept: dict[str, Part] = {}
+    kept: dict[str, Part[ImageTable]] = {}
     corrupt: list[str] = []
     for name, part in parts.items():
         found = find_corrupt(part.table, part.indices)
@@ -80,15 +89,15 @@ def drop_corrupt(parts: Mapping[str, Part], budget: float) -> tuple[dict[str, Pa
     return kept, tuple(corrupt)
 
 
-def fingerprint(labels: tuple[str, ...], parts: Mapping[str, Part]) -> str:
-    """16 hex digits over the labels and the name, stored size, target and part of every image that is used."""
+def fingerprint(labels: tuple[str, ...], parts: Mapping[str, Part[AnyTable]]) -> str:
+    """16 hex digits over the labels and the identity, target and part of every sample that is used."""
     digest = hashlib.sha256("\n".join(labels).encode())
     for name, part in parts.items():
         digest.update(f"\n{name}".encode())
         for index, target in zip(part.indices.tolist(), part.targets.tolist(), strict=True):
-            digest.update(f"\n{part.table.name(index)}\t{part.table.size(index)}\t{target}".encode())
+            digest.update(f"\n{part.table.identity(index)}\t{target}".encode())
     return digest.hexdigest()[:16]
 
 
-def _whole(table: ImageTable) -> Part:
+def _whole(table: AnyTable) -> Part[AnyTable]:
     return Part(table=table, indices=np.arange(len(table.targets), dtype=np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,41 @@ from PIL import Image
 from qat.errors import DataError
 
 
-class ImageTable(Protocol):
-    """One split: images and targets by index. Holds no decoded image."""
+class Table(Protocol):
+    """One split: samples and targets by index."""
 
     @property
     def targets(self) -> npt.NDArray[np.int64]:
-        """Class of every image, shape (N,)."""
+        """Class of every sample, shape (N,)."""
 
     def name(self, index: int) -> str:
-        """What a message calls this image: a path, or a row."""
+        """What a message calls this sample: a path, a row, a line."""
 
-    def size(self, index: int) -> int:
-        """Bytes of the stored image."""
+    def identity(self, index: int) -> str:
+        """What tells this sample from another version of it."""
+
+
+class ImageTable(Table, Protocol):
+    """Images. Holds no decoded image."""
 
     def open(self, index: int) -> Image.Image:
         """The image, opened by Pillow and perhaps not decoded yet; Pillow's errors are for the caller."""
+
+
+AnyTable = TypeVar("AnyTable", bound=Table, covariant=True)
+
+
+class Source(Protocol[AnyTable]):
+    """What the choice of samples needs to know of a source."""
+
+    @property
+    def train(self) -> AnyTable: ...
+
+    @property
+    def test(self) -> AnyTable: ...
+
+    @property
+    def val(self) -> AnyTable | None: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +65,11 @@ class ImageSource:
     train: ImageTable
     test: ImageTable
     val: ImageTable | None = None
+
+    @property
+    def kind(self) -> str:
+        """What a task may read here."""
+        return "images"
 
     def __post_init__(self) -> None:
         for split, table in (("train", self.train), ("val", self.val), ("test", self.test)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from qat.benchmark import Latency, measure
 from qat.errors import ArtifactError
 from qat.evaluate import Evaluation, agreement, paired_difference
 from qat.gates import Gate, budget_gate, kernel_gate, simulation_gate
-from qat.pipeline.run import Run, make_task, progress, score
+from qat.pipeline.run import Run, benchmark_inputs, make_task, progress, sample_inputs, score
 from qat.quantization.coverage import coverage
 from qat.quantization.engines import lower
 from qat.quantization.prepare import PreparedModel
@@ -34,21 +35,21 @@ def assess(
 ) -> Report:
     """Evaluate INT8 on every engine, check the gates, write the artifact and measure it."""
     config = run.config
-    sample = next(iter(run.data.test_dataloader()))[0][: config.gate.parity_samples]
+    sample = sample_inputs(run, config.gate.parity_samples)
     limit = config.gate.reference_samples
     reference = score(run, lower(program, "reference"), "int8/reference", limit=limit)
     gates: list[Gate] = []
     results: dict[str, Evaluation] = {}
     for engine in config.engines:
         results[engine] = score(run, lower(program, engine), f"int8/{engine}")
-        gates.append(kernel_gate(program, engine, [sample], reference=reference, result=results[engine]))
+        gates.append(kernel_gate(program, engine, sample, reference=reference, result=results[engine]))
     int8 = results[config.engines[0]]
     drop = paired_difference(stages["fp32"], int8)
-    gates.append(simulation_gate(prepared, program, [sample], simulated=stages["fake_quant"], int8=int8))
+    gates.append(simulation_gate(prepared, program, sample, simulated=stages["fake_quant"], int8=int8))
     gates.append(budget_gate(drop, config.gate.max_drop))
-    latencies = time_engines(run, network, program, sample)
+    latencies = time_engines(run, network, program)
     metrics = {**{name: stage.metric for name, stage in stages.items()}, "int8": int8.metric}
-    artifact = write_artifact(run, folder / "artifact", program, sample[:2], metrics, network)
+    artifact = write_artifact(run, folder / "artifact", program, tuple(x[:2] for x in sample), metrics, network)
     return Report(
         task=config.task,
         recipe=config.recipe,
@@ -71,7 +72,8 @@ def assess(
             )
             for engine, result in results.items()
         },
-        coverage=coverage(prepared, [sample[:1]]),
+        metrics={**{name: stage.metrics for name, stage in stages.items()}, "int8": int8.metrics},
+        coverage=coverage(prepared, [x[:1] for x in sample]),
         training=training,
         artifact=artifact,
         gates=tuple(gates),
@@ -80,13 +82,14 @@ def assess(
 
 
 def write_artifact(
-    run: Run, folder: Path, program: Int8Program, golden: Tensor, metrics: dict[str, float], network: nn.Module
+    run: Run, folder: Path, program: Int8Program, golden: Sequence[Tensor], metrics: dict[str, float], network: nn.Module
 ) -> dict[str, Any]:
     """Save the artifact, load it again and replay its golden outputs."""
     save_artifact(
         program,
         folder,
-        golden_inputs=[golden],
+        golden_inputs=golden,
+        files=run.model.files,
         metadata={
             "task": run.config.task,
             "model": run.model.name,
@@ -106,17 +109,17 @@ def write_artifact(
     return {"path": folder.name, "bytes": size, "fp32_bytes": fp32_bytes, "ratio": round(size / fp32_bytes, 4)}
 
 
-def time_engines(run: Run, network: nn.Module, program: Int8Program, sample: Tensor) -> dict[str, Latency]:
+def time_engines(run: Run, network: nn.Module, program: Int8Program) -> dict[str, Latency]:
     """Latency of FP32 eager and of every engine, interleaved."""
     config = run.config.benchmark
-    x = sample[:1].expand(config.batch_size, *sample.shape[1:]).contiguous()
+    inputs = benchmark_inputs(run)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
         eager = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # PyTorch's default layout
         models = {"fp32": eager, **{engine: lower(program, engine) for engine in run.config.engines}}
         with progress(run, "benchmark", config.repeats + 5) as advance:
-            calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
+            calls = {name: (lambda model=model: model(*inputs)) for name, model in models.items()}
             return measure(calls, repeats=config.repeats, progress=lambda: advance(1))
     finally:
         torch.set_num_threads(threads)

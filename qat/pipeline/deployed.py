@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from qat.artifact import load
 from qat.benchmark import measure
@@ -19,7 +19,7 @@ from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
 from qat.errors import ConfigError, DataError
 from qat.pipeline.assess import write_artifact
-from qat.pipeline.run import Run, open_data, open_run, prepare_model, score
+from qat.pipeline.run import Run, benchmark_inputs, open_data, open_run, prepare_model, sample_inputs, score
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.coverage import coverage
@@ -57,21 +57,21 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
 
 def inspect_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
     """Coverage, ranges and per-layer SQNR of a QAT `checkpoint` (simulation against INT8) or an `artifact` (engine
-    against reference), on a batch of test images."""
+    against reference), on a batch of test samples."""
     console = console or Console()
     run = open_run(config, None, console)
     result: dict[str, Any] = {}
     if _given(config) == "artifact":
         run = _with_artifact_data(run)
         program = load_program(_artifact(config))
-        rows = engine_parity(program, config.engines[0], [_sample(run)])
+        rows = engine_parity(program, config.engines[0], _sample(run))
         against = f"{config.engines[0]} against reference"
     else:
         prepared = load_prepared(run)
         program = convert(prepared)
-        rows = simulation_parity(prepared, program, [_sample(run)])
+        rows = simulation_parity(prepared, program, _sample(run))
         against = "simulation against INT8"
-        found = coverage(prepared, [_sample(run)[:1]])
+        found = coverage(prepared, [x[:1] for x in _sample(run)])
         result["coverage"] = asdict(found)
         console.print(f"{found.macs_int8:.1%} of {found.macs / 1e6:.1f} M multiply-accumulates in INT8", highlight=False)
         for op in found.float_ops:
@@ -106,20 +106,19 @@ def benchmark_deployed(config: Config, console: Console | None = None) -> dict[s
         program = load_program(_artifact(config))
     else:
         prepared = prepare_model(run, network)
-        calibrate(prepared, [run.data.calibration_batches(1)[0][:8]])
+        calibrate(prepared, [tuple(x[:8] for x in run.data.calibration_batches(1)[0])])
         program = convert(prepared)
-    shape = [config.benchmark.batch_size, *(int(n) for n in program.inputs[0].shape[1:] if n is not None)]
-    x = torch.randn(shape)
+    inputs = benchmark_inputs(run)
     before = torch.get_num_threads()
     threads = config.benchmark.threads or before
     models: dict[str, nn.Module] = {"fp32": network, **{engine: lower(program, engine) for engine in config.engines}}
-    calls = {name: (lambda model=model: model(x)) for name, model in models.items()}
+    calls = {name: (lambda model=model: model(*inputs)) for name, model in models.items()}
     torch.set_num_threads(threads)
     try:
         found = measure(calls, repeats=config.benchmark.repeats)
     finally:
         torch.set_num_threads(before)
-    table = Table("model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, batch {shape[0]}, {threads} threads")
+    table = Table("model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, {_shape(inputs)}, {threads} threads")
     for name, latency in found.items():
         table.add_row(name, f"{latency.p50:.2f}", f"{latency.p95:.2f}", f"{found['fp32'].p50 / latency.p50:.2f}×")
     console.print(table)
@@ -134,7 +133,7 @@ def export_checkpoint(config: Config, console: Console | None = None) -> Path:
     run = open_run(config, None, console)
     program = convert(load_prepared(run))
     folder = Path(config.output)
-    written = write_artifact(run, folder, program, _sample(run)[:2], {}, run.model.module)
+    written = write_artifact(run, folder, program, tuple(x[:2] for x in _sample(run)), {}, run.model.module)
     console.print(f"wrote {folder}: {written['bytes']} bytes, verified on {', '.join(config.engines)}", highlight=False)
     return folder
 
@@ -176,9 +175,17 @@ def _with_artifact_data(run: Run) -> Run:
             f"the artifact has labels {manifest.get('labels')}, {run.data.name} has {list(run.data.labels)}; "
             "evaluate it on the data it was made for"
         )
-    return replace(run, data=open_data(run.config, run.source, manifest["preprocessing"]))
+    tokenizer = run.model.tokenizer
+    if tokenizer is not None:
+        from qat.models.tokenizer import FOLDER, load_tokenizer  # transformers takes seconds to import
+
+        tokenizer = load_tokenizer(_artifact(run.config) / FOLDER)
+    return replace(run, data=open_data(run.config, run.source, manifest["preprocessing"], tokenizer))
 
 
-def _sample(run: Run) -> torch.Tensor:
-    images: torch.Tensor = next(iter(run.data.test_dataloader()))[0]
-    return images[: run.config.gate.parity_samples]
+def _sample(run: Run) -> tuple[Tensor, ...]:
+    return sample_inputs(run, run.config.gate.parity_samples)
+
+
+def _shape(inputs: tuple[Tensor, ...]) -> str:
+    return " × ".join(str(n) for n in inputs[0].shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
 from qat.callbacks.loggers import make_loggers
 from qat.callbacks.metrics_log import append
-from qat.config import Config, StageConfig
-from qat.data import ImageData, build_data, build_source
-from qat.data.source import ImageSource
+from qat.config import Config, ModelConfig, StageConfig
+from qat.data import Data, ImageSource, TextSource, build_data, build_source
+from qat.errors import ConfigError
 from qat.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.tasks import OptimizerFactory, Task, build_task
+from qat.tasks import OptimizerFactory, Task, build_task, check_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,8 @@ class Run:
     config: Config
     folder: Path | None
     console: Console
-    source: ImageSource
-    data: ImageData
+    source: ImageSource | TextSource
+    data: Data
     model: FloatModel
     loggers: list[Logger]
 
@@ -43,11 +46,11 @@ def open_run(config: Config, folder: Path | None, console: Console) -> Run:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     root = {} if config.data.root is None else {"root": config.data.root}
     source = build_source(config.data.source, **root, **config.data.options)
-    model_options = asdict(config.model)
-    model = build_model(model_options.pop("source"), num_classes=len(source.labels), **model_options)
-    data = open_data(config, source, model.preprocessing)
-    for name in data.corrupt:
-        console.print(f"[yellow]left out[/] {name}", highlight=False)
+    check_data(config.task, source.kind)
+    model = build_model(config.model.source, task=config.task, data=source, **model_options(config.model))
+    data = open_data(config, source, model.preprocessing, model.tokenizer)
+    for note in data.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     loggers = []
     if folder is not None:
         loggers = make_loggers(
@@ -56,10 +59,35 @@ def open_run(config: Config, folder: Path | None, console: Console) -> Run:
     return Run(config=config, folder=folder, console=console, source=source, data=data, model=model, loggers=loggers)
 
 
-def open_data(config: Config, source: ImageSource, preprocessing: Mapping[str, Any]) -> ImageData:
+#: Keys of `model` that only one library's models have.
+_ONLY = {
+    "timm": ("image_size", "in_channels", "mean", "std", "crop_pct", "interpolation"),
+    "huggingface": ("tokenizer", "max_length"),
+}
+
+
+def model_options(config: ModelConfig) -> dict[str, Any]:
+    """The keys of `model` that its builder takes.
+
+    Raises:
+        ConfigError: a key is set that this library's models do not have.
+    """
+    options, unset = asdict(config), asdict(ModelConfig())
+    for library, keys in _ONLY.items():
+        for key in keys if library != config.source else ():
+            if options[key] != unset[key]:
+                raise ConfigError(f"model.{key} is for models of {library}, not of {config.source}; leave it out")
+            del options[key]
+    del options["source"]
+    return options
+
+
+def open_data(
+    config: Config, source: ImageSource | TextSource, preprocessing: Mapping[str, Any], tokenizer: Any = None
+) -> Data:
     """Batches of `source`, prepared as `preprocessing` says."""
     options = {key: value for key, value in asdict(config.data).items() if key not in ("source", "root", "options")}
-    return build_data(source, preprocessing=preprocessing, seed=config.seed, **options)
+    return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **options)
 
 
 def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
@@ -72,6 +100,7 @@ def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
         target=config.target,
         observer=config.observer,
         keep_float=config.keep_float,
+        dynamic_dims=run.model.dynamic_dims,
     )
 
 
@@ -82,7 +111,8 @@ def score(run: Run, forward: Callable[..., Any], stage: str, *, limit: int | Non
     with progress(run, f"evaluate {stage}", total) as advance:
         found = evaluate(forward, run.data.test_dataloader(), judge, limit=limit, progress=advance)
     if run.folder is not None:
-        append(run.folder / "metrics.jsonl", {"stage": stage, "step": None, f"{stage}/{judge.metric}": found.metric})
+        named = {f"{stage}/{name}": value for name, value in found.metrics.items()}
+        append(run.folder / "metrics.jsonl", {"stage": stage, "step": None, **named})
     return found
 
 
@@ -91,7 +121,8 @@ def make_task(run: Run, network: nn.Module, stage: StageConfig) -> Task:
     return build_task(
         run.config.task,
         model=network,
-        num_classes=run.data.num_classes,
+        labels=run.data.labels,
+        metric=run.config.metric,
         label_smoothing=stage.label_smoothing,
         optimizer=OptimizerFactory(
             name=stage.optimizer,
@@ -102,6 +133,27 @@ def make_task(run: Run, network: nn.Module, stage: StageConfig) -> Task:
             decay=stage.decay,
         ),
     )
+
+
+def sample_inputs(run: Run, count: int) -> tuple[Tensor, ...]:
+    """Model inputs of the first test samples."""
+    batch = next(iter(run.data.test_dataloader()))
+    return tuple(x[:count] for x in make_task(run, nn.Identity(), run.config.qat).inputs(batch))
+
+
+def benchmark_inputs(run: Run) -> tuple[Tensor, ...]:
+    """Example inputs at the batch size, and where lengths are free at the length, that are to be timed."""
+    config = run.config.benchmark
+    limit = int(run.model.preprocessing.get("max_length", config.sequence_length))
+    free = run.model.dynamic_dims or ((0,),) * len(run.model.example_inputs)
+    inputs = []
+    for x, dims in zip(run.model.example_inputs, free, strict=True):
+        row = x[1:2].expand(config.batch_size, *x.shape[1:])
+        for dim in dims[1:]:
+            length = min(config.sequence_length, limit)
+            row = torch.cat([row] * math.ceil(length / row.shape[dim]), dim).narrow(dim, 0, length)
+        inputs.append(row.contiguous())
+    return tuple(inputs)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         network = run.model.module
         preflight(run, network)
         _write_inputs(config, folder, overrides or [])
-        _LOG.info("%s on %s, %d training and %d test images", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
+        _LOG.info("%s on %s, %d training and %d test samples", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
         fp32 = train_fp32(run, network)
         prepared, prepare_s = prepare_and_calibrate(run, network)
         ptq = score(run, lower(convert(prepared), config.engines[0]), "ptq")
@@ -76,9 +76,9 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
             folder=folder,
         )
         for logger in run.loggers:
-            logger.log_metrics(report.metrics())
+            logger.log_metrics(report.logged())
         finish(run.loggers)
-        append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.metrics()})
+        append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
         content = report.to_json()
         write_json(folder / "report.json", content)
         print_summary(content, run.console)
@@ -89,14 +89,15 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
 
 
 def preflight(run: Run, network: nn.Module) -> None:
-    """Capture, place, calibrate on two images and convert before any training: what cannot work fails in seconds."""
+    """Capture, place, calibrate on two samples and convert before any training: what cannot work fails in seconds."""
     config = run.config.quantization
     QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
     for stage in (run.config.fp32, run.config.qat):
         make_task(run, network, stage)
         _fit_options(run, stage)
     prepared = prepare_model(run, network)
-    calibrate(prepared, [run.data.calibration_batches(min(1, config.calibration_batches))[0][:2]])
+    first = run.data.calibration_batches(min(1, config.calibration_batches))[0]
+    calibrate(prepared, [tuple(x[:2] for x in first)])
     program = convert(prepared)
     for engine in run.config.engines:
         if refusal := ENGINES[engine].refusal(program):

@@ -1,8 +1,9 @@
 """Kernel tables: what a target can compute on INT8 grids. Frozen data, read by placement and convert.
 
-A kernel belongs to one of three roles:
+A kernel belongs to one of four roles:
 
 * `COMPUTE`  convolutions and linear layers: always integer, they are what INT8 is for.
+* `LOOKUP`   embeddings: rows of an int8 table, returned as float.
 * `FOLLOW`   additions, products, pools, activations: integer where the tensors around them are on a grid anyway. Those
              that `chains` compute in float registers between reading and writing integers; a chain of them (activation,
              squeeze, gate) reads and writes integers at its ends only, which saves roundings as well as time.
@@ -25,15 +26,17 @@ from qat.quantization.graph import GraphNode
 
 class Role(Enum):
     COMPUTE = "compute"
+    LOOKUP = "lookup"
     FOLLOW = "follow"
     PASS = "pass"
 
 
 class Output(Enum):
-    """What a kernel returns: always a grid, or a grid or float as the consumers prefer."""
+    """What a kernel returns: always a grid, a grid or float as the consumers prefer, or always float."""
 
     GRID = "grid"
     EITHER = "either"
+    FLOAT = "float"
 
 
 class Saturation(Enum):
@@ -110,6 +113,12 @@ def _constant_weight(node: GraphNode) -> str | None:
     return None
 
 
+def _constant_table(node: GraphNode) -> str | None:
+    table = node.args[0]
+    stored = isinstance(table, fx.Node) and table.op == "get_attr"
+    return None if stored else "its table is computed, not stored"
+
+
 def _two_tensors(node: GraphNode) -> str | None:
     if not (is_tensor(node.args[0]) and is_tensor(node.args[1])):
         return "one operand is a number"
@@ -178,6 +187,17 @@ _LINEAR_EITHER = Kernel(
 )
 
 
+#: Integers index the table; none of its inputs is on a grid and neither is its output.
+_EMBEDDING = Kernel(
+    op="aten.embedding.default",
+    program_op="int8.embedding",
+    role=Role.LOOKUP,
+    output=Output.FLOAT,
+    data=(),
+    requires=_constant_table,
+)
+
+
 def _follow(op: str, *, data: tuple[int, ...] = (0,), chains: bool = True, requires: Requirement | None = None) -> Kernel:
     return Kernel(
         op=f"aten.{op}",
@@ -241,13 +261,13 @@ _PASS = (
 )
 
 #: FBGEMM on x86 servers: a linear may take a grid and return float in one kernel.
-FBGEMM = Backend(name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, *_FOLLOW, *_PASS), targets=("vnni", "avx2"))
+FBGEMM = Backend(name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, _EMBEDDING, *_FOLLOW, *_PASS), targets=("vnni", "avx2"))
 
 #: PyTorch's own choice between FBGEMM and oneDNN, layer by layer; the same table.
 X86 = Backend(name="x86", kernels=FBGEMM.kernels, targets=("vnni", "avx2"))
 
 #: QNNPACK on ARM (and, exactly alike, on x86): its static linear returns a grid.
-QNNPACK = Backend(name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2"))
+QNNPACK = Backend(name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, _EMBEDDING, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2"))
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (FBGEMM, QNNPACK, X86)}
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from qat.errors import CalibrationError, ConvertError
 from qat.quantization.backend import Kernel, Role, argument
-from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value, layer_name
 from qat.quantization.ops import ATEN_OPS, LAYER_OPS
 from qat.quantization.placement import constants, inputs_on_grid
@@ -100,7 +100,11 @@ class _Builder:
     def _visit_fake_quantize(self, node: GraphNode) -> None:
         """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
         source = node.args[0]
-        if isinstance(self.network.get_submodule(str(node.target)), WeightFakeQuantize):
+        module = self.network.get_submodule(str(node.target))
+        if isinstance(module, WeightFakeQuantize):
+            return
+        if isinstance(module, EmbeddingFakeQuantize):  # the kernel looks the rounded row up
+            self._alias(node, source.name)
             return
         if source.name not in self.integers:
             self.integers[source.name] = self._emit(
@@ -122,6 +126,9 @@ class _Builder:
         if kernel.role is Role.PASS:
             self._pass(node, kernel)
             return
+        if kernel.role is Role.LOOKUP:
+            self._lookup(node, kernel)
+            return
         assert kernel.program_op is not None
         grid = self.grids.get(self._owner(node)) if node.name in self.placement.integers else None
         if kernel.program_op in LAYER_OPS:
@@ -140,20 +147,31 @@ class _Builder:
         source = inputs_on_grid(node, kernel)[0]
         self._aten(node, lambda n: self.integers[n.name] if n is source else self._float(n), self._grid_of(source))
 
+    def _lookup(self, node: GraphNode, kernel: Kernel) -> None:
+        """Rows of a table by index: (indices, table, scale per row) -> float."""
+        assert kernel.program_op is not None
+        table, indices = node.args[:2]
+        quantizer = next(user for user in node.users if user.op == "call_module")
+        args = (self._float(indices), *self._stored(quantizer, table))
+        self.floats[node.name] = self._emit(node.name, kernel.program_op, args, node=node)
+
+    def _stored(self, quantizer: GraphNode, weight: GraphNode) -> tuple[TensorRef, TensorRef]:
+        """A weight as int8 with its scales, under the name that the model gives it."""
+        module = self.network.get_submodule(quantizer.target)
+        assert isinstance(module, StoredFakeQuantize)
+        integers, scale = module.quantize(fx_value(self.network, weight))
+        return self._tensor(weight.target, integers.contiguous()), self._tensor(f"{weight.target}_scale", scale)
+
     def _layer_args(self, node: GraphNode) -> tuple[Any, ...]:
         x, fake, *rest = node.args
         bias: Any = argument(node, 2, "bias")
-        quantizer = self.network.get_submodule(fake.target)
-        assert isinstance(quantizer, WeightFakeQuantize)
-        weight, scale = quantizer.quantize(fx_value(self.network, fake.args[0]))
         parts = (
-            self._tensor(f"{node.name}.weight", weight.contiguous()),
-            self._tensor(f"{node.name}.weight_scale", scale),
-            self._tensor(f"{node.name}.bias", self.values[bias.name].float()) if bias is not None else None,
+            *self._stored(fake, fake.args[0]),
+            self._tensor(bias.target, self.values[bias.name].float()) if bias is not None else None,
         )
         if "linear" in str(node.target):
             return (self.integers[x.name], *parts)
-        dims = weight.dim() - 2
+        dims = fx_value(self.network, fake.args[0]).dim() - 2
         stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)
         return (self.integers[x.name], *parts, *(_tuple(v, dims) for v in (stride, padding, dilation)), groups)
 
@@ -199,7 +217,11 @@ class _Builder:
         return grid
 
     def _tensor(self, name: str, value: Tensor) -> TensorRef:
-        self.tensors[name] = value.detach().cpu().contiguous()
+        """Store a tensor once, whatever number of nodes reads it."""
+        value = value.detach().cpu().contiguous()
+        while name in self.tensors and not _same(self.tensors[name], value):
+            name += "_"
+        self.tensors[name] = value
         return TensorRef(name)
 
     def _emit(
@@ -235,6 +257,10 @@ def _grids(prepared: PreparedModel) -> dict[str, QParams]:
 def _map_nodes(value: Any, function: Callable[[Any], Any]) -> Any:
     """`value` with every graph node in it replaced."""
     return fx.node.map_arg(value, function)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ Reference: Jacob et al. 2018, arXiv:1712.05877, section 3; Bengio et al. 2013, a
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +110,11 @@ class FakeQuantize(nn.Module):
         self.observing, self.quantizing = (bool(value) for value in state)
 
 
-class WeightFakeQuantize(nn.Module):
-    """Fake quantization of one weight: symmetric, per output channel, scale from the live weight at every step.
+class StoredFakeQuantize(nn.Module, ABC):
+    """Fake quantization of a stored tensor: symmetric, one scale per row of axis 0, from the live values at every step.
 
     Args:
-        pair_bound: keep the two largest quantized |w| of a channel at or below 128 together, for kernels that add two
+        pair_bound: keep the two largest quantized |w| of a row at or below 128 together, for kernels that add two
             products in 16 bits (see `qparams.weight_scale`).
     """
 
@@ -122,11 +123,9 @@ class WeightFakeQuantize(nn.Module):
         self.pair_bound = pair_bound
         self.quantizing = True
 
-    def forward(self, weight: Tensor) -> Tensor:
-        if not self.quantizing:
-            return weight
-        result: Tensor = _RoundWeight.apply(weight, weight_scale(weight, pair_bound=self.pair_bound))
-        return result
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Round where `quantizing`."""
 
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The int8 weight of shape (C, ...) and its scales of shape (C,), the very ones that `forward` simulates."""
@@ -138,3 +137,30 @@ class WeightFakeQuantize(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.quantizing = bool(state[0])
+
+
+@final
+class WeightFakeQuantize(StoredFakeQuantize):
+    """Stands on the weight of a convolution or linear layer; a row is an output channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.quantizing:
+            return x
+        result: Tensor = _RoundWeight.apply(x, weight_scale(x, pair_bound=self.pair_bound))
+        return result
+
+
+@final
+class EmbeddingFakeQuantize(StoredFakeQuantize):
+    """Stands behind a look-up in a table: each row has its own scale, so rounding the rows that were looked up, shape
+    (..., D), is rounding the table, and costs what a batch holds instead of what the vocabulary holds."""
+
+    def __init__(self) -> None:
+        super().__init__(pair_bound=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.quantizing:
+            return x
+        rows = x.reshape(-1, x.shape[-1])
+        rounded: Tensor = _RoundWeight.apply(rows, weight_scale(rows))
+        return rounded.reshape(x.shape)

@@ -6,6 +6,7 @@ No in-place ops, `reshape` for every kind of view, one clamp and one padding spe
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ SPELLING = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
     aten.relu6.default: aten.hardtanh.default,
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
 }
 
 
@@ -53,6 +56,8 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
         return
     if node.target is aten.to.device:  # a program runs where its inputs are
         node.target, node.args = aten.to.dtype, (node.args[0], node.args[2])
+    if node.target is aten.to.dtype_layout and node.kwargs.get("dtype") is not None:
+        node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.kwargs["dtype"]), {}
     if node.target in IDENTITY:
         replace_(graph, node, node.args[0])
         return
@@ -81,13 +86,16 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
 
 
 def _changes_nothing(node: GraphNode) -> bool:
-    """A sum with the number 0, or a conversion to the dtype that the tensor has."""
+    """A sum with the number 0, a conversion to the dtype that the tensor has, or a slice of everything."""
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or not hasattr(source.meta.get("val"), "dtype"):
         return False
     same = source.meta["val"].dtype == node.meta["val"].dtype if hasattr(node.meta.get("val"), "dtype") else False
     if node.target is aten.add.Tensor:
         return same and not isinstance(node.args[1], fx.Node) and node.args[1] == 0
+    if node.target is aten.slice.Tensor:
+        start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args) - 2 :])
+        return start in (None, 0) and end in (None, sys.maxsize) and step == 1
     return same and node.target is aten.to.dtype
 
 

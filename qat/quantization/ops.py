@@ -5,13 +5,16 @@ from __future__ import annotations
 #: Layers with (x, weight, weight_scale, bias) as their first arguments.
 LAYER_OPS = ("int8.conv1d", "int8.conv2d", "int8.linear")
 
+#: Rows of an int8 table by index: (indices, weight, weight_scale).
+TABLE_OPS = ("int8.embedding",)
+
 #: Element-wise ops and pools that may take a grid or float and return a grid or float.
 CHAIN_OPS = frozenset(
     f"int8.{name}"
     for name in "mul mean adaptive_avg_pool2d avg_pool2d hardswish hardsigmoid sigmoid silu leaky_relu clamp".split()
 )
 
-INT8_OPS = frozenset({*LAYER_OPS, *CHAIN_OPS, "int8.quantize", "int8.dequantize", "int8.add", "int8.cat"})
+INT8_OPS = frozenset({*LAYER_OPS, *TABLE_OPS, *CHAIN_OPS, "int8.quantize", "int8.dequantize", "int8.add", "int8.cat"})
 
 #: Arithmetic on sizes.
 SIZE_OPS = frozenset(
@@ -32,7 +35,7 @@ ATEN_OPS = frozenset(
     square.default reciprocal.default erf.default sin.default cos.default tanh.default maximum.default minimum.default
     relu.default gelu.default silu.default sigmoid.default hardswish.default hardsigmoid.default clamp.default clamp.Tensor
     clamp_min.default clamp_max.default leaky_relu.default elu.default softplus.default mish.default prelu.default
-    log_sigmoid.default logical_not.default logical_and.default logical_or.default bitwise_and.Tensor bitwise_not.default
+    log_sigmoid.default logical_not.default logical_and.default logical_or.default bitwise_and.Tensor bitwise_or.Tensor bitwise_not.default
     eq.Scalar eq.Tensor ne.Scalar ne.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor
     where.self where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor
     softmax.int _softmax.default log_softmax.int scaled_dot_product_attention.default

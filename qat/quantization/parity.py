@@ -3,7 +3,7 @@
 Two comparisons, both with every layer given the *same* input, so that a deviation is charged to the layer that makes it
 and not to those behind it:
 
-* `engine_parity`      an engine against `reference`, in grid steps;
+* `engine_parity`      an engine against `reference`, in grid steps, and in steps of the accumulator where a layer returns float;
 * `simulation_parity`  the fake-quant simulation against `reference`, in grid steps, and the SQNR end to end.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import FakeQuantize
+from qat.quantization.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
 
@@ -44,17 +45,30 @@ class LayerParity:
 
 
 def engine_parity(program: Int8Program, engine: str, inputs: Sequence[Tensor]) -> list[LayerParity]:
-    """Compare every integer tensor of `engine` with `reference`, each node given the reference's inputs."""
+    """Compare every integer tensor of `engine` with `reference`, and what its layers and tables return as float, each node
+    given the reference's inputs."""
     reference, other = lower(program, "reference"), lower(program, engine)
     expected = reference.watch(*inputs)[1]
     local = other.watch(*inputs, replay=expected)[1]
     whole = other.watch(*inputs)[1]
-    layers = {node.name: node.layer for node in program.nodes}
+    units: dict[str, Tensor | None] = {**dict.fromkeys(program.grids()), **_float_units(program)}
     return [
-        _compare(name, layers[name], expected[name], local[name], whole[name], grid.scale)
-        for name, grid in program.grids().items()
-        if name in local and isinstance(expected[name], Tensor)
+        _compare(node.name, node.layer, expected[node.name], local[node.name], whole[node.name], units[node.name])
+        for node in program.nodes
+        if node.name in units and node.name in local and isinstance(expected[node.name], Tensor)
     ]
+
+
+def _float_units(program: Int8Program) -> dict[str, Tensor]:
+    """What one step is in the float output of a layer or table: s_x * s_w per channel, or the largest scale of a row."""
+    grids = program.grids()
+    units = {}
+    for node in program.nodes:
+        if node.op in LAYER_OPS and node.grid is None:
+            units[node.name] = grids[node.args[0].name].scale * program.tensors[node.args[2].name]
+        elif node.op in TABLE_OPS:
+            units[node.name] = program.tensors[node.args[2].name].max()
+    return units
 
 
 def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Sequence[Tensor]) -> list[LayerParity]:
@@ -69,7 +83,7 @@ def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Seq
     for source, name in forced.names.items():
         integers, grid = expected[name], grids[name]
         local, whole = (_to_grid(values[source], grid.scale, grid.zero_point) for values in (forced.seen, free.seen))
-        rows.append(_compare(name, layers[name], integers, local, whole, grid.scale))
+        rows.append(_compare(name, layers[name], integers, local, whole))
     return rows
 
 
@@ -115,8 +129,11 @@ def _to_grid(value: Tensor, scale: float, zero_point: int) -> Tensor:
     return torch.round(value / scale).add_(zero_point)
 
 
-def _compare(name: str, layer: str, expected: Tensor, local: Tensor, whole: Tensor, scale: float) -> LayerParity:
+def _compare(name: str, layer: str, expected: Tensor, local: Tensor, whole: Tensor, unit: Tensor | None = None) -> LayerParity:
+    """Integers differ by whole steps; a float that differs at all counts as one step at least."""
     steps = (local.to(torch.float32) - expected.to(torch.float32)).abs()
+    if unit is not None:
+        steps = (steps / unit).ceil()
     signal = expected.to(torch.float32)
     noise = float((whole.to(torch.float32) - signal).square().sum())
     power = float((signal - signal.mean()).square().sum())

@@ -71,7 +71,7 @@ def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) 
                 grids.add(node.name)
                 grids.discard(absorbed[node.name])
         elif kernel is not None and (
-            kernel.role is Role.COMPUTE or node.name in on_grid & wanted or _picks_from(node, integers)
+            kernel.role in (Role.COMPUTE, Role.LOOKUP) or node.name in on_grid & wanted or _picks_from(node, integers)
         ):
             kernels[node.name] = kernel
             grids |= {source.name for source in inputs_on_grid(node, kernel) if source.name not in integers}
@@ -198,6 +198,8 @@ def _forwards(graph: fx.Graph, able: Mapping[str, Kernel], absorbed: Mapping[str
             natural = False
         elif kernel.role is Role.COMPUTE:
             natural = kernel.output is Output.GRID or _only_feeds_layers(node, able, absorbed)
+        elif kernel.output is Output.FLOAT:
+            natural = False
         else:
             natural = all(source.name in on_grid for source in inputs_on_grid(node, kernel))
         if natural:

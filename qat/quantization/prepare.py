@@ -6,15 +6,15 @@ capture -> place -> insert. The result is an ordinary `nn.Module`: give it to an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from qat.errors import ConvertError, SchemeError
-from qat.quantization.backend import TARGETS, Backend, Role, Saturation, argument, choose_target, get_backend
+from qat.quantization.backend import TARGETS, Backend, Kernel, Role, Saturation, argument, choose_target, get_backend
 from qat.quantization.capture import Captured, InputSpec, capture
-from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value
 from qat.quantization.observer import make_observer
 from qat.quantization.placement import Placement, place
@@ -61,8 +61,9 @@ class PreparedModel(nn.Module):
                 if isinstance(module, FakeQuantize):
                     yield node.args[0].name, module
 
-    def weight_fake_quantizes(self) -> Iterator[WeightFakeQuantize]:
-        return (module for module in self.modules() if isinstance(module, WeightFakeQuantize))
+    def stored_fake_quantizes(self) -> Iterator[StoredFakeQuantize]:
+        """The fake quantization of every stored weight and table."""
+        return (module for module in self.modules() if isinstance(module, StoredFakeQuantize))
 
     def set_observing_(self, on: bool) -> None:
         """Let every observer update its range in forward, or freeze them all."""
@@ -73,8 +74,8 @@ class PreparedModel(nn.Module):
         """Round activations and weights in forward, or compute in plain float."""
         for _, module in self.fake_quantizes():
             module.quantizing = on
-        for weight in self.weight_fake_quantizes():
-            weight.quantizing = on
+        for stored in self.stored_fake_quantizes():
+            stored.quantizing = on
 
     def get_extra_state(self) -> str:
         return json.dumps(self.scheme, sort_keys=True)
@@ -139,13 +140,17 @@ def prepare(
 
 
 def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer: str, target: str) -> None:
-    """Put a `FakeQuantize` behind every tensor of `placement.grids` and a `WeightFakeQuantize` on every INT8 weight."""
+    """Put a `FakeQuantize` behind every tensor of `placement.grids`, a `WeightFakeQuantize` on every INT8 weight (once,
+    where layers share it) and an `EmbeddingFakeQuantize` behind every look-up in an INT8 table."""
     network, graph = captured.module, captured.module.graph
     for node in list(graph.nodes):
         kernel = placement.kernels.get(node.name)
-        if kernel is not None and kernel.role is Role.COMPUTE:
+        if kernel is not None and kernel.role is Role.COMPUTE and node.args[1].op == "get_attr":
+            sharers = _sharers(node, network, placement.kernels, TARGETS[target])
             bound = needs_pair_bound(node, network, TARGETS[target])
-            _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", WeightFakeQuantize(pair_bound=bound), {node})
+            _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", WeightFakeQuantize(pair_bound=bound), sharers)
+        if kernel is not None and kernel.role is Role.LOOKUP:
+            _insert_(network, node, f"weight_fake_quantize.{node.name}", EmbeddingFakeQuantize(), set(node.users))
         if node.name in placement.grids:
             users = set(node.users)
             if node.name not in placement.integers:  # a float tensor: only the integer kernels see the rounded one
@@ -153,6 +158,15 @@ def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer:
             _insert_(network, node, f"fake_quantize.{node.name}", FakeQuantize(make_observer(observer)), users)
     graph.lint()
     network.recompile()
+
+
+def _sharers(
+    node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], saturation: Saturation
+) -> set[GraphNode]:
+    """The layers that can take the same rounded weight as `node`, itself among them."""
+    bound = needs_pair_bound(node, network, saturation)
+    layers = (user for user in node.args[1].users if user.name in kernels and kernels[user.name].role is Role.COMPUTE)
+    return {user for user in layers if needs_pair_bound(user, network, saturation) == bound}
 
 
 def needs_pair_bound(node: GraphNode, network: nn.Module, saturation: Saturation) -> bool:

@@ -8,6 +8,7 @@ the value is float (or a size). Ops named `int8.*` are integer kernels and mean,
     int8.conv1d / conv2d / linear    acc = sum (q_x - z_x) q_w in int32; then, in float32,
                                      q = clamp(round((acc + b / (s_x s_w)) * (s_x s_w / s_y)) + z_y, 0, 255),
                                      or without a grid: acc * (s_x s_w) + b, rounded once
+    int8.embedding(i)                q[i] * s[i], one scale per row                           indices -> float
     int8.add, cat                    quantize(op(dequantize(q), ...)) in float32
     int8.mul, silu, sigmoid, ...     the same; an input may be float already, and without a grid the output stays float
     int8.mean, *_avg_pool2d          exact integer sums, then one scaling and one rounding; plain float from float
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from qat.errors import ProgramError, near
 from qat.quantization.capture import InputSpec
-from qat.quantization.ops import ALLOWED_OPS, CHAIN_OPS, LAYER_OPS
+from qat.quantization.ops import ALLOWED_OPS, CHAIN_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.qparams import QParams
 
 
@@ -111,10 +112,12 @@ class Int8Program:
 
     def _check_layer(self, node: Node) -> None:
         """Shapes and dtypes that a kernel would otherwise read past."""
-        if node.op not in LAYER_OPS:
+        if node.op not in (*LAYER_OPS, *TABLE_OPS):
             return
         weight, scale = (self.tensors[ref.name] for ref in node.args[1:3])
-        bias = self.tensors[node.args[3].name] if node.args[3] is not None else None
+        bias = self.tensors[node.args[3].name] if node.args[3:] and node.args[3] is not None else None
+        if node.op in TABLE_OPS and weight.dim() != 2:
+            raise ProgramError(f"node {node.name!r}: a table has two dimensions, got {tuple(weight.shape)}")
         if weight.dtype != torch.int8 or scale.dtype != torch.float32 or scale.shape != weight.shape[:1]:
             raise ProgramError(
                 f"node {node.name!r}: weight must be int8 of shape (C, ...) and its scale float32 of shape (C,), got "
@@ -148,6 +151,8 @@ def _check_grids(node: Node, known: Mapping[str, QParams | None]) -> None:
         fits = takes == [None] and node.grid is not None
     elif node.op == "int8.dequantize":
         fits = len(takes) == 1 and takes[0] is not None and node.grid is None
+    elif node.op in TABLE_OPS:
+        fits = takes == [None] and node.grid is None
     elif node.op in CHAIN_OPS:
         fits = bool(takes) and all(isinstance(leaf, Ref) for leaf in leaves(data))
     elif node.op.startswith("int8."):

@@ -57,6 +57,7 @@ class Report:
     simulation_delta: float
     simulation_agreement: float
     engines: Mapping[str, EngineResult]
+    metrics: Mapping[str, Mapping[str, float]]
     coverage: Coverage
     training: Mapping[str, float]
     artifact: Mapping[str, Any]
@@ -73,6 +74,7 @@ class Report:
             "seed": self.seed,
             "metric": {"name": self.metric, "unit": "points", "higher_is_better": True},
             "stages": {name: round(value, 4) for name, value in self.stages.items()},
+            "metrics": {s: {n: round(v, 4) for n, v in values.items()} for s, values in self.metrics.items()},
             "drop": {"value": round(self.drop.value, 4), "ci95": [round(x, 4) for x in self.drop.ci95]},
             "simulation": {"delta": round(self.simulation_delta, 4), "agreement": round(self.simulation_agreement, 6)},
             "engines": {name: result.to_json() for name, result in self.engines.items()},
@@ -88,7 +90,7 @@ class Report:
             "environment": dict(self.environment),
         }
 
-    def metrics(self) -> dict[str, float]:
+    def logged(self) -> dict[str, float]:
         """The numbers under the names that W&B and the log use."""
         first = next(iter(self.engines.values()))
         return {

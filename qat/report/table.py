@@ -56,7 +56,7 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     for engine, result in report["engines"].items():
         fp32, int8 = result["fp32_latency_ms"], result["latency_ms"]
         console.print(
-            f"{engine}: {fp32['p50']:.2f} → {int8['p50']:.2f} ms per image (medians, interleaved, "
+            f"{engine}: {fp32['p50']:.2f} → {int8['p50']:.2f} ms (medians, interleaved, "
             f"{environment['threads']} threads, {environment['isa']})",
             highlight=False,
         )

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from qat.errors import ConfigError, near
 from qat.tasks.classification import ClassificationTask
 from qat.tasks.optimizer import OptimizerFactory
+from qat.tasks.question_answering import QuestionAnsweringTask
 from qat.tasks.task import Task
+from qat.tasks.text_classification import TextClassificationTask
+from qat.tasks.token_classification import TokenClassificationTask
 
-TASKS: dict[str, Callable[..., Task]] = {"classification": ClassificationTask}
+TASKS: dict[str, type[Task]] = {
+    "classification": ClassificationTask,
+    "text_classification": TextClassificationTask,
+    "token_classification": TokenClassificationTask,
+    "question_answering": QuestionAnsweringTask,
+}
+
+
+def check_data(task: str, kind: str) -> None:
+    """Refuse data of another kind than a task reads.
+
+    Raises:
+        ConfigError: unknown task, or data that is not for it.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"unknown task {task!r}.{near(task, TASKS)}")
+    if TASKS[task].reads != kind:
+        fitting = [name for name, other in TASKS.items() if other.reads == kind]
+        raise ConfigError(f"task={task} reads {TASKS[task].reads}, the data has {kind}; set task={fitting[0]} or other data")
 
 
 def build_task(name: str, **options: Any) -> Task:
@@ -20,4 +40,14 @@ def build_task(name: str, **options: Any) -> Task:
     return TASKS[name](**options)
 
 
-__all__ = ["TASKS", "ClassificationTask", "OptimizerFactory", "Task", "build_task"]
+__all__ = [
+    "TASKS",
+    "ClassificationTask",
+    "OptimizerFactory",
+    "QuestionAnsweringTask",
+    "Task",
+    "TextClassificationTask",
+    "TokenClassificationTask",
+    "build_task",
+    "check_data",
+]

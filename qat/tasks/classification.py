@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.errors import ConfigError
+from qat.evaluate import mean_score
 from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.task import Task
+from qat.tasks.task import Task, checked_smoothing, chosen
 
 
 class ClassificationTask(Task):
     """Cross entropy and top-1 accuracy over batches of (images, targets).
 
     Args:
-        model: (N, C, H, W) float32 -> logits (N, num_classes).
+        model: (N, C, H, W) float32 -> logits (N, len(labels)).
         label_smoothing: in [0, 1).
     """
 
-    metric = "top1"
+    reads = "images"
 
     def __init__(
-        self, model: nn.Module, *, num_classes: int, optimizer: OptimizerFactory, label_smoothing: float = 0.0
+        self,
+        model: nn.Module,
+        *,
+        labels: Sequence[str],
+        optimizer: OptimizerFactory,
+        label_smoothing: float = 0.0,
+        metric: str | None = None,
     ) -> None:
-        super().__init__(model, optimizer=optimizer)
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
+        super().__init__(model, optimizer=optimizer, formulas=chosen({"top1": mean_score}, metric))
+        self.labels = tuple(labels)
+        self.label_smoothing = checked_smoothing(label_smoothing)
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         return (batch[0],)
@@ -37,10 +43,9 @@ class ClassificationTask(Task):
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         return F.cross_entropy(outputs, batch[1], label_smoothing=self.label_smoothing)
 
-    def decide(self, outputs: Any) -> Tensor:
-        decisions: Tensor = outputs.argmax(-1)
+    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+        decisions: list[int] = outputs.argmax(-1).tolist()
         return decisions
 
-    def score(self, decisions: Tensor, batch: Any) -> Tensor:
-        targets: Tensor = batch[1]
-        return 100.0 * (decisions == targets).float()
+    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+        return 100.0 * (torch.tensor(decisions) == batch[1].cpu()).float().unsqueeze(1)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Int8Model, Step
-from qat.quantization.ops import CHAIN_OPS, LAYER_OPS
+from qat.quantization.engines.siblings import merge_siblings
+from qat.quantization.ops import CHAIN_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 
@@ -79,6 +80,10 @@ class Kernels(ABC):
     @abstractmethod
     def keep_grid(self, op: Function, name: str, grid: QParams) -> Function:
         """A shape or order-preserving ATen op on q."""
+
+    def embedding(self, weight: Tensor, scale: Tensor) -> Function:
+        """Indices of any shape -> float rows, one dimension more; exact. An index outside the table raises."""
+        return lambda indices: F.embedding(indices, weight).to(torch.float32).mul_(scale[indices].unsqueeze(-1))
 
     def centred(self, grid: QParams) -> Function:
         """q -> q - zero_point as float32: integers whose sums are exact."""
@@ -157,6 +162,7 @@ def _same(value: Any) -> Any:
 
 def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     """Bind every node of `program`; pure bookkeeping, no numbers are computed here except weight packing."""
+    original, program = program, merge_siblings(program)
     grids = program.grids()
     by_name = {node.name: node for node in program.nodes}
     slots = {spec.name: i for i, spec in enumerate(program.inputs)}
@@ -174,7 +180,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     for node, _, _ in bound:
         slots[node.name] = len(slots)
     steps = _steps(bound, slots, {leaf.name for leaf in leaves(program.output)})
-    return Int8Model(program, kernels, engine=engine, steps=steps, slots=slots)
+    return Int8Model(original, kernels, engine=engine, steps=steps, slots=slots)
 
 
 def _bind(
@@ -191,6 +197,8 @@ def _bind(
         tensors = [None if ref is None else program.tensors[ref.name] for ref in args[1:4]]
         source = node.args[0].name
         return kernels.layer(node, tensors, grids[source]), [args[0].name]
+    if node.op in TABLE_OPS:
+        return kernels.embedding(*(program.tensors[ref.name] for ref in args[1:3])), [args[0].name]
     if node.op.startswith("int8."):
         function = _int8(node, kernels, grids, scratch)
     elif node.op.startswith("size."):

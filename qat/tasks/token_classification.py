@@ -1,0 +1,76 @@
+"""Classification of words: named entities, chunks, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from qat.data.text.batch import IGNORED
+from qat.tasks.formulas import entity_f1, entity_precision, entity_recall
+from qat.tasks.optimizer import OptimizerFactory
+from qat.tasks.task import Task, checked_smoothing, chosen
+
+
+class TokenClassificationTask(Task):
+    """Cross entropy over the first token of every word; entity-level F1, precision and recall as conlleval counts them.
+
+    A word that truncation cut off, or that is nothing to the tokenizer, is decided as "O": the entities in it are missed.
+
+    Args:
+        model: token ids and masks (N, L) -> logits (N, L, len(labels)).
+        labels: tags in IOB form, among them "O".
+        metric: `f1`, `precision` or `recall`.
+    """
+
+    reads = "tagged words"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        labels: Sequence[str],
+        optimizer: OptimizerFactory,
+        label_smoothing: float = 0.0,
+        metric: str | None = None,
+    ) -> None:
+        formulas = {"f1": entity_f1, "precision": entity_precision, "recall": entity_recall}
+        super().__init__(model, optimizer=optimizer, formulas=chosen(formulas, metric))
+        self.labels = tuple(labels)
+        self.label_smoothing = checked_smoothing(label_smoothing)
+
+    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        inputs: tuple[Tensor, ...] = batch.inputs
+        return inputs
+
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        return F.cross_entropy(
+            outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
+
+    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+        """The tags of every word of every sentence, as indices."""
+        best = outputs.argmax(-1).cpu()
+        outside = self.labels.index("O") if "O" in self.labels else 0
+        decisions = []
+        for row, targets, example in zip(best, batch.targets.cpu(), batch.examples.items, strict=True):
+            tags = [outside] * len(example.tags)
+            for word, tag in zip(example.seen, row[targets != IGNORED].tolist(), strict=True):
+                tags[word] = tag
+            decisions.append(tuple(tags))
+        return decisions
+
+    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+        """Per sentence (correct, predicted, true) entities: (N, 3)."""
+        rows = []
+        for decided, example in zip(decisions, batch.examples.items, strict=True):
+            predicted, true = (self._entities(tags) for tags in (decided, example.tags))
+            rows.append([len(predicted & true), len(predicted), len(true)])
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
+        return set(get_entities([self.labels[tag] for tag in tags]))
