@@ -90,6 +90,7 @@ class StageConfig:
         lr, weight_decay, momentum, warmup, decay: see `OptimizerFactory`.
         label_smoothing: in [0, 1).
         gradient_clip: largest gradient norm; null does not clip.
+        precision: for this stage, as Lightning names it; null takes that of the run.
     """
 
     epochs: int = 1
@@ -102,6 +103,7 @@ class StageConfig:
     decay: str = "cosine"
     label_smoothing: float = 0.0
     gradient_clip: float | None = 1.0
+    precision: str | None = None
 
 
 @dataclass

@@ -22,6 +22,8 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from matrix import sqnr, summary, train_step
+
 import qat
 from qat.report.report import environment
 
@@ -41,7 +43,7 @@ def check(name: str) -> dict[str, Any]:
         prepared = qat.prepare(model, (x,))
         row["prepare_s"] = round(time.perf_counter() - start, 1)
         qat.calibrate(prepared, [x])
-        row["step_loss"] = _train_step(prepared, x, y)
+        row["step_loss"] = train_step(prepared, lambda logits: nn.functional.cross_entropy(logits, y), (x,))
         program = qat.convert(prepared)
         reference, fbgemm = qat.lower(program, "reference"), qat.lower(program, "fbgemm")
         row["bit_equal"] = bool(torch.equal(reference(x), fbgemm(x)))
@@ -49,10 +51,10 @@ def check(name: str) -> dict[str, Any]:
         coverage = qat.coverage(prepared, [x[:1]])
         row["macs_int8"] = round(coverage.macs_int8, 4)
         row["integer_ops"] = sum(coverage.integer_ops.values())
-        row["float_ops"] = _summary(coverage)
+        row["float_ops"] = summary(coverage)
         with torch.no_grad():
             simulated = prepared(x)
-        row["sqnr_db"] = _sqnr(simulated, fbgemm(x))
+        row["sqnr_db"] = sqnr(simulated, fbgemm(x))
         if not row["bit_equal"]:
             row["reason"] = "fbgemm differs from reference"
         elif not bool(torch.isfinite(single).all()) or not math.isfinite(row["step_loss"]):
@@ -71,31 +73,6 @@ def _settle_batch_norms(model: nn.Module, x: torch.Tensor) -> None:
     with torch.no_grad():
         model.train()(x)
     model.eval()
-
-
-def _train_step(prepared: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-3)
-    before = [p.detach().clone() for p in prepared.parameters()]
-    loss = nn.functional.cross_entropy(prepared(x), y)
-    loss.backward()
-    nn.utils.clip_grad_norm_(prepared.parameters(), 1.0)
-    optimizer.step()
-    if all(torch.equal(old, new) for old, new in zip(before, prepared.parameters(), strict=True)):
-        raise RuntimeError("a training step changed no weight")
-    return round(float(loss), 4)
-
-
-def _sqnr(simulated: torch.Tensor, int8: torch.Tensor) -> float | None:
-    noise = float((simulated - int8).square().sum())
-    return round(10 * math.log10(float(simulated.square().sum()) / noise), 1) if noise > 0 else None
-
-
-def _summary(coverage: qat.quantization.coverage.Coverage) -> dict[str, str]:
-    """Float ops by name: how many, and the first reason."""
-    found: dict[str, list[str]] = {}
-    for op in coverage.float_ops:
-        found.setdefault(op.op.removeprefix("aten.").split(".")[0], []).append(op.reason)
-    return {name: f"{len(reasons)}: {reasons[0]}" for name, reasons in sorted(found.items())}
 
 
 def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from qat.evaluate import Evaluation
+from qat.evaluate import Evaluation, mean_score
 
 
 def evaluation(scores: Sequence[float], decisions: Sequence[int] | None = None) -> Evaluation:
     """One with these scores; without decisions every sample has its own."""
     chosen = range(len(scores)) if decisions is None else decisions
-    return Evaluation(decisions=torch.tensor(list(chosen)), scores=torch.tensor(list(scores), dtype=torch.float32))
+    statistics = torch.tensor(list(scores), dtype=torch.float32).unsqueeze(1)
+    return Evaluation(decisions=list(chosen), statistics=statistics, formulas={"score": mean_score})

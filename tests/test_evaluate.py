@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qat.evaluate import Difference, Evaluation, agreement, evaluate, paired_difference
+from qat.evaluate import Difference, Evaluation, Formula, agreement, evaluate, mean_score, paired_difference
+from qat.tasks.formulas import entity_f1, matthews
 from tests.evaluations import evaluation
 
 
@@ -20,13 +21,16 @@ class Nearest:
         x: Tensor = batch[0]
         return (x,)
 
-    def decide(self, outputs: Any) -> Tensor:
-        decided: Tensor = outputs.argmax(-1)
+    @property
+    def formulas(self) -> Mapping[str, Formula]:
+        return {"score": mean_score}
+
+    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+        decided: list[int] = outputs.argmax(-1).tolist()
         return decided
 
-    def score(self, decisions: Tensor, batch: Any) -> Tensor:
-        targets: Tensor = batch[1]
-        return 100.0 * (decisions == targets).float()
+    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+        return 100.0 * (torch.tensor(decisions) == batch[1]).float().unsqueeze(1)
 
 
 def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:
@@ -42,7 +46,7 @@ def test_evaluate_is_accuracy_over_all_samples() -> None:
     found = evaluate(lambda x: x, batches, Nearest())
     x, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert found.count == 11
-    assert torch.equal(found.decisions, x.argmax(1))
+    assert found.decisions == x.argmax(1).tolist()
     assert found.metric == pytest.approx(100.0 * int((x.argmax(1) == targets).sum()) / 11)
 
 
@@ -72,8 +76,8 @@ def test_evaluate_stops_at_the_limit_and_asks_for_no_further_batch() -> None:
     torch.manual_seed(1)
     limited = evaluate(lambda x: x, stream(), Nearest(), limit=6)
     assert limited.count == 6
-    assert torch.equal(limited.decisions, whole.decisions[:6])
-    assert torch.equal(limited.scores, whole.scores[:6])
+    assert limited.decisions == whole.decisions[:6]
+    assert torch.equal(limited.statistics, whole.statistics[:6])
     assert asked == [0, 1]
 
 
@@ -148,4 +152,25 @@ def test_paired_difference_covers_the_truth_in_95_of_100_experiments() -> None:
 def test_metric_is_exact_for_many_samples() -> None:
     """A float32 mean of 0 and 100 would lose digits."""
     scores = torch.tensor([100.0, 0.0, 0.0]).repeat(400_000)
-    assert Evaluation(decisions=scores, scores=scores).metric == pytest.approx(100 / 3, abs=1e-9)
+    assert evaluation(scores.tolist(), [0] * len(scores)).metric == pytest.approx(100 / 3, abs=1e-9)
+
+
+def test_agreement_counts_every_decision_of_a_sample_with_several() -> None:
+    a = Evaluation(decisions=[(1, 2, 3), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
+    b = Evaluation(decisions=[(1, 2, 0), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
+    assert agreement(a, b) == 3 / 4
+
+
+@pytest.mark.parametrize(("formula", "width"), [(entity_f1, 3), (matthews, 4)])
+def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over_samples(formula: Formula, width: int) -> None:
+    """Reference: resample whole samples, sum their statistics, apply the formula."""
+    rng = np.random.default_rng(0)
+    count, resamples = 300, 4000
+    a, b = (torch.from_numpy(np.sort(rng.integers(0, 4, (count, width)))).float() for _ in range(2))
+    both = [Evaluation(decisions=list(range(count)), statistics=s, formulas={"metric": formula}) for s in (a, b)]
+    found = paired_difference(*both, resamples=resamples)
+    chosen = np.random.default_rng(7).integers(0, count, (resamples, count))
+    expected = (formula(a.double()[chosen].mean(1)) - formula(b.double()[chosen].mean(1))).numpy()
+    assert found.value == pytest.approx(both[0].metric - both[1].metric)
+    error = np.sqrt(0.025 * 0.975 / resamples) / 0.0584 * expected.std()
+    assert found.ci95 == pytest.approx(tuple(np.percentile(expected, [2.5, 97.5])), abs=5 * np.sqrt(2) * error)

@@ -41,7 +41,7 @@ def small_prepared() -> PreparedModel:
 
 
 def small_task(network: nn.Module, *, lr: float = 1e-2) -> Task:
-    return ClassificationTask(network, num_classes=3, optimizer=OptimizerFactory(lr=lr, warmup=0.0))
+    return ClassificationTask(network, labels=tuple("abc"), optimizer=OptimizerFactory(lr=lr, warmup=0.0))
 
 
 def quick_fit(

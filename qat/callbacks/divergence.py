@@ -15,14 +15,17 @@ class DivergenceGuard(Callback):
     """Raises `DivergedError` for a NaN, infinite or exploding loss.
 
     Args:
-        factor: a loss above `factor` times the mean of the first `settle` losses has exploded.
+        factor: losses whose mean over the last `settle` steps is above `factor` times that of the first `settle` steps have
+            exploded. A model that fits its data starts at next to nothing, where one hard batch is no explosion: the first
+            mean counts as `floor` at least.
     """
 
-    def __init__(self, *, factor: float = 20.0, settle: int = 10) -> None:
+    def __init__(self, *, factor: float = 20.0, settle: int = 10, floor: float = 0.1) -> None:
         if factor <= 1:
             raise ConfigError(f"divergence factor must be above 1, got {factor}")
-        self.factor, self.settle = factor, settle
+        self.factor, self.settle, self.floor = factor, settle, floor
         self.first: list[float] = []
+        self.last: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,8 +38,11 @@ class DivergenceGuard(Callback):
             self._stop(f"the loss is {value}", trainer)
         if len(self.first) < self.settle:
             self.first.append(value)
-        elif value > self.factor * max(sum(self.first) / len(self.first), 1e-3):
-            self._stop(f"the loss rose to {value:.3g} from {sum(self.first) / len(self.first):.3g}", trainer)
+            return
+        self.last = [*self.last, value][-self.settle :]
+        before, now = sum(self.first) / len(self.first), sum(self.last) / len(self.last)
+        if now > self.factor * max(before, self.floor):
+            self._stop(f"the loss rose to {now:.3g} from {before:.3g}", trainer)
 
     def _stop(self, what: str, trainer: Trainer) -> None:
         raise DivergedError(
@@ -45,7 +51,8 @@ class DivergenceGuard(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first}
+        return {"first": self.first, "last": self.last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.first = list(state_dict["first"])
+        self.last = list(state_dict["last"])

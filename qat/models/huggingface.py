@@ -139,7 +139,7 @@ def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConf
             f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING_NAMES)[:300]} For weights give "
             "model.path=FOLDER, or model.pretrained=true with a name on the hub."
         )
-    known = vars(AutoConfig.for_model(model_type))
+    known = {option for option in vars(AutoConfig.for_model(model_type)) if not option.startswith("_")}
     for option in settings:
         if option not in known and option not in ("id2label", "label2id"):
             raise ConfigError(f"{model_type} has no option {option!r}.{near(option, known)[:300]}")

@@ -174,7 +174,7 @@ def _fit_options(run: Run, stage: StageConfig) -> FitOptions:
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         accelerator=run.config.accelerator,
-        precision=run.config.precision,
+        precision=stage.precision or run.config.precision,
         gradient_clip=stage.gradient_clip,
         progress=run.config.progress,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, fx, nn
 
 #: An `fx.Node`. fx types its arguments as a union of everything; graph code knows better.
@@ -29,3 +30,12 @@ def replace_(graph: fx.Graph, node: GraphNode, by: Any) -> None:
     """Give every user of `node` the value `by` instead, and drop `node`."""
     node.replace_all_uses_with(by)
     graph.erase_node(node)
+
+
+def rebind_device_(network: fx.GraphModule, device: torch.device) -> None:
+    """Let every node that makes a tensor on a device of its own (`arange`, `full`, ...) make it on `device`."""
+    nodes = [node for node in network.graph.nodes if node.kwargs.get("device", device) not in (device, None)]
+    for node in nodes:
+        node.kwargs = {**node.kwargs, "device": device}
+    if nodes:
+        network.recompile()

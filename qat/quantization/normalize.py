@@ -33,6 +33,9 @@ SPELLING = {
     aten.relu6.default: aten.hardtanh.default,
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.min.other: aten.minimum.default,
+    aten.max.other: aten.maximum.default,
 }
 
 

@@ -64,4 +64,16 @@ ATEN_OPS = frozenset(
     """.split()
 )
 
+#: Ops on floats whose last bit depends on the instruction set: other vector widths add in another order, other libraries
+#: approximate exp. Between machines of one kind they are equal.
+ISA_DEPENDENT = frozenset(
+    """
+    exp log rsqrt pow erf sin cos tanh gelu silu sigmoid softplus mish elu log_sigmoid softmax _softmax log_softmax
+    scaled_dot_product_attention layer_norm group_norm batch_norm rms_norm instance_norm conv1d conv2d conv3d conv_transpose2d
+    convolution linear matmul bmm mm addmm baddbmm einsum mean sum var var_mean std linalg_vector_norm norm cumsum
+    upsample_bilinear2d upsample_bicubic2d grid_sampler grid_sampler_2d avg_pool1d avg_pool2d adaptive_avg_pool1d
+    adaptive_avg_pool2d hardswish
+    """.split()
+)
+
 ALLOWED_OPS = INT8_OPS | SIZE_OPS | ATEN_OPS

@@ -6,7 +6,7 @@ capture -> place -> insert. The result is an ordinary `nn.Module`: give it to an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from qat.errors import ConvertError, SchemeError
 from qat.quantization.backend import TARGETS, Backend, Kernel, Role, Saturation, argument, choose_target, get_backend
 from qat.quantization.capture import Captured, InputSpec, capture
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
-from qat.quantization.graph import GraphNode, fx_value
+from qat.quantization.graph import GraphNode, fx_value, rebind_device_
 from qat.quantization.observer import make_observer
 from qat.quantization.placement import Placement, place
 
@@ -52,6 +52,12 @@ class PreparedModel(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.network(*inputs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
+        """Move to another device or dtype; `arange` and the like, whose device an exported graph pins, move along."""
+        super()._apply(fn, recurse)
+        rebind_device_(self.network, next(self.parameters()).device)
+        return self
 
     def fake_quantizes(self) -> Iterator[tuple[str, FakeQuantize]]:
         """Every activation's fake quantization with the name of the tensor it stands behind."""

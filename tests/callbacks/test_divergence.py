@@ -44,6 +44,13 @@ def test_training_that_goes_down_and_wobbles_is_left_alone() -> None:
 
 def test_loss_that_starts_at_nothing_does_not_count_as_exploding() -> None:
     _see(DivergenceGuard(), *[1e-9] * 10, *[1e-3] * 10)
+    _see(DivergenceGuard(), *[0.004] * 10, 1.6, *[0.004] * 10)
+
+
+def test_one_hard_batch_among_many_is_no_explosion() -> None:
+    _see(DivergenceGuard(settle=4), *[1.0] * 9, 60.0, 1.0)
+    with pytest.raises(DivergedError):
+        _see(DivergenceGuard(settle=4), *[1.0] * 9, 60.0, 60.0)
 
 
 def test_step_without_a_loss_is_left_alone() -> None:
@@ -54,6 +61,7 @@ def test_resumed_guard_measures_against_the_first_losses_of_the_run() -> None:
     first, second = DivergenceGuard(settle=4), DivergenceGuard(settle=4)
     _see(first, 1.0, 1.0, 1.0, 1.0)
     second.load_state_dict(first.state_dict())
+    assert second.state_dict() == first.state_dict()
     with pytest.raises(DivergedError, match="rose to 50 from 1"):
         _see(second, 50.0)
 

@@ -28,7 +28,7 @@ class Watch(Callback):
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self.train.append(self.switches())
-        assert {weight.quantizing for weight in self.prepared.weight_fake_quantizes()} == {q for _, q in self.switches()}
+        assert {weight.quantizing for weight in self.prepared.stored_fake_quantizes()} == {q for _, q in self.switches()}
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self.val.append(self.switches())

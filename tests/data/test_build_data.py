@@ -10,7 +10,7 @@ from tests.data.samples import make_record
 
 
 def test_build_source_names_the_sources_near_an_unknown_one() -> None:
-    with pytest.raises(ConfigError, match=r"unknown data source 'digit'.*Did you mean 'digits'.*folder, huggingface"):
+    with pytest.raises(ConfigError, match=r"unknown data source 'digit'.*Did you mean 'digits'.*folder, grammar, huggingface"):
         build_source("digit")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qat.data.decode import check_budget, decode, find_corrupt
+from qat.data.decode import decode, find_corrupt
 from qat.data.folder import FileTable
 from qat.errors import DataError
 from tests.data.samples import encode, make_image
@@ -51,10 +51,3 @@ def test_decode_gives_the_wanted_channels(channels: int, tmp_path: Path) -> None
 def test_find_corrupt_refuses_nan_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0\.jpg holds NaN"):
         find_corrupt(_table(tmp_path, [_nan_image()]), np.array([0]))
-
-
-def test_check_budget_names_and_counts(caplog: pytest.LogCaptureFixture) -> None:
-    check_budget(["a.jpg: truncated"], scanned=100, budget=0.01)
-    assert "1 of 100 images cannot be decoded and are left out:\n  a.jpg: truncated" in caplog.text
-    with pytest.raises(DataError, match=r"2 of 100 images .* more than data.corrupt_budget=0.01 allows \(1\):\n  a\n  b"):
-        check_budget(["a", "b"], scanned=100, budget=0.01)

@@ -68,11 +68,11 @@ def test_evaluation_drops_nothing_and_repeats() -> None:
 def test_calibration_batches_are_a_fixed_sample_as_evaluation_sees_it() -> None:
     data, plain = _digits(), _digits(augment="none", seed=5)
     batches = data.calibration_batches(3)
-    assert [batch.shape for batch in batches] == [(16, 3, 12, 12)] * 3
-    assert all(torch.equal(a, b) for a, b in zip(batches, plain.calibration_batches(3), strict=True))
+    assert [[x.shape for x in batch] for batch in batches] == [[(16, 3, 12, 12)]] * 3
+    assert all(torch.equal(a, b) for (a,), (b,) in zip(batches, plain.calibration_batches(3), strict=True))
     train = {image.numpy().tobytes() for images, _ in batches_of(plain.train_dataloader()) for image in images}
-    assert sum(image.numpy().tobytes() in train for batch in batches for image in batch) >= 40
-    assert sum(map(len, data.calibration_batches(1000))) == data.n_train
+    assert sum(image.numpy().tobytes() in train for (batch,) in batches for image in batch) >= 40
+    assert sum(len(images) for (images,) in data.calibration_batches(1000)) == data.n_train
 
 
 def test_held_out_images_are_the_same_for_every_seed_and_never_trained_on() -> None:

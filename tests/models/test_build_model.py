@@ -2,17 +2,28 @@ from __future__ import annotations
 
 import pytest
 
+from qat.data import build_source
 from qat.errors import ConfigError
 from qat.models import MODELS, build_model
 
 
 def test_build_model_names_the_sources_near_an_unknown_one() -> None:
     with pytest.raises(ConfigError, match=r"unknown model source 'tim'.*Did you mean 'timm'"):
-        build_model("tim")
+        build_model("tim", task="classification", data=build_source("digits"))
 
 
 def test_build_model_calls_the_builder_of_the_source() -> None:
     assert MODELS
-    built = build_model("timm", name="test_resnet", num_classes=3, image_size=32)
+    built = build_model("timm", task="classification", data=build_source("digits"), name="test_resnet", image_size=32)
     assert built.name == "test_resnet"
-    assert built.module(*built.example_inputs).shape == (2, 3)
+    assert built.module(*built.example_inputs).shape == (2, 10)
+
+
+def test_timm_model_for_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not for task 'text_classification'; set model.source=huggingface"):
+        build_model("timm", task="text_classification", data=build_source("grammar"), name="test_resnet")
+
+
+def test_timm_model_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model.name is missing"):
+        build_model("timm", task="classification", data=build_source("digits"))

@@ -60,7 +60,7 @@ def test_report_has_the_accuracy_of_the_float_model(
 ) -> None:
     images, targets = test_set
     options = {key.removeprefix("model."): value for key, value in TINY.items() if key.startswith("model.")}
-    network = build_model("timm", num_classes=10, **options).module.eval()
+    network = build_model("timm", task="classification", data=build_source("digits"), **options).module.eval()
     network.load_state_dict(load_weights(sorted((finished / "checkpoints" / "fp32").glob("*.ckpt"))[-1]))
     with torch.no_grad():
         assert report["stages"]["fp32"] == pytest.approx(_accuracy(network(images), targets), abs=1e-4)

@@ -24,7 +24,7 @@ def test_calibrate_counts_the_batches_and_sets_the_switches() -> None:
     prepared = fresh()
     assert calibrate(prepared, (CASES["conv"].inputs(2, seed) for seed in range(3))) == 3
     assert {(m.observing, m.quantizing) for _, m in prepared.fake_quantizes()} == {(False, True)}
-    assert {m.quantizing for m in prepared.weight_fake_quantizes()} == {True}
+    assert {m.quantizing for m in prepared.stored_fake_quantizes()} == {True}
 
 
 def test_calibrate_measures_the_float_activations() -> None:

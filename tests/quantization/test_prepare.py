@@ -89,7 +89,7 @@ def test_prepare_gives_every_grid_a_fake_quantize_and_every_int8_weight_one() ->
         prepared = calibrated(name)
         assert {name for name, _ in prepared.fake_quantizes()} == prepared.placement.grids
         layers = [k for k in prepared.placement.kernels.values() if k.role.value == "compute"]
-        assert len(list(prepared.weight_fake_quantizes())) == len(layers)
+        assert len(list(prepared.stored_fake_quantizes())) == len(layers)
 
 
 def test_prepare_lets_only_integer_kernels_see_the_rounded_float_tensor() -> None:

@@ -25,7 +25,7 @@ def switches(schedule: QATSchedule, total: int) -> list[tuple[bool, bool]]:
     for step in range(total):
         schedule.apply_(prepared(), step=step, total_steps=total)
         (activation,) = {(m.quantizing, m.observing) for _, m in prepared().fake_quantizes()}
-        assert {m.quantizing for m in prepared().weight_fake_quantizes()} == {activation[0]}
+        assert {m.quantizing for m in prepared().stored_fake_quantizes()} == {activation[0]}
         found.append(activation)
     return found
 

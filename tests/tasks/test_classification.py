@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,8 @@ from qat.errors import ConfigError
 from qat.tasks import ClassificationTask, OptimizerFactory, build_task
 
 
-def _task(**options: float) -> ClassificationTask:
-    return ClassificationTask(nn.Flatten(), num_classes=5, optimizer=OptimizerFactory(), **options)
+def _task(**options: Any) -> ClassificationTask:
+    return ClassificationTask(nn.Flatten(), labels=tuple("abcde"), optimizer=OptimizerFactory(), **options)
 
 
 def _batch(count: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,15 +31,20 @@ def test_loss_is_cross_entropy(smoothing: float) -> None:
 
 def test_decision_is_the_largest_logit_and_scores_100_points_when_right() -> None:
     task, batch = _task(), _batch(50)
-    decisions = task.decide(task(*task.inputs(batch)))
-    assert torch.equal(decisions, batch[0].flatten(1).max(1).indices)
-    scores = task.score(decisions, batch)
+    decisions = task.decide(task(*task.inputs(batch)), batch)
+    assert decisions == batch[0].flatten(1).max(1).indices.tolist()
+    scores = task.statistics(decisions, batch)
     assert scores.dtype == torch.float32
-    assert scores.tolist() == [100.0 if d == t else 0.0 for d, t in zip(decisions, batch[1], strict=True)]
+    assert scores.flatten().tolist() == [100.0 if d == t else 0.0 for d, t in zip(decisions, batch[1], strict=True)]
 
 
 def test_metric_is_top1() -> None:
     assert _task().metric == "top1"
+
+
+def test_unknown_metric_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no metric 'top5'.*Allowed: top1"):
+        _task(metric="top5")
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])

@@ -107,9 +107,13 @@ class Int8Model(nn.Module):
         values[: len(inputs)] = inputs
         seen: dict[str, Any] = {}
         grids = self.program.grids()
+        own = {node.name for node in self.program.nodes}
         with torch.no_grad(), self._kernels.running():
             for step in self._steps:
                 value = step.function(*[values[i] for i in step.sources])
+                if step.name not in own:  # several nodes in one: what they make is seen and replayed under their own names
+                    values[step.target] = value
+                    continue
                 grid = grids.get(step.name)
                 seen[step.name] = map_leaves(value, self._kernels.integers if grid is not None else _snapshot)
                 if replay is not None and step.name in replay:
