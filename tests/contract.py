@@ -14,6 +14,7 @@ REPORT: dict[str, Any] = {
     "n_eval": int,
     "metric": {"name": str, "unit": str, "higher_is_better": bool},
     "stages": {"fp32": float, "ptq": float, "fake_quant": float, "int8": float},
+    "metrics": {"fp32": dict, "ptq": dict, "fake_quant": dict, "int8": dict},
     "drop": {"value": float, "ci95": list},
     "simulation": {"delta": float, "agreement": float},
     "engines": dict,

@@ -143,11 +143,31 @@ def test_verify_notices_other_weights_even_when_the_hash_fits(artifact: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("engine", "difference", "passed"), [("fbgemm", 0.01, False), ("x86", 0.09, True), ("x86", 0.11, False)]
+    ("exact", "difference", "passed"), [(True, 0.01, False), (False, 0.09, True), (False, 0.11, False)]
 )
-def test_engines_that_round_in_another_order_may_miss_a_tenth(engine: str, difference: float, passed: bool) -> None:
-    found = Verification(engine=engine, equal=False, max_difference=difference, size=1.0)
+def test_engines_that_round_in_another_order_may_miss_a_tenth(exact: bool, difference: float, passed: bool) -> None:
+    found = Verification(engine="x86", equal=False, max_difference=difference, size=1.0, exact=exact)
     assert found.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("network", "engine", "isa", "exact"),
+    [
+        ("conv", "fbgemm", "another", True),  # integers and exact float ops alone: the same bits everywhere
+        ("attention", "fbgemm", None, True),
+        ("attention", "fbgemm", "another", False),  # layer norm and softmax round as the instruction set has it
+        ("attention", "x86", None, False),
+    ],
+)
+def test_bit_equality_is_promised_where_nothing_depends_on_the_instruction_set(
+    network: str, engine: str, isa: str | None, exact: bool, tmp_path: Path
+) -> None:
+    metadata = {} if isa is None else {"made_on": {"isa": isa}}
+    inputs = [CASES[network].inputs()]
+    save_artifact(converted(network), tmp_path / "artifact", golden_inputs=inputs, metadata=metadata)
+    found = verify(tmp_path / "artifact", engine)
+    assert found.exact is exact
+    assert found.passed
 
 
 def test_artifact_without_golden_outputs_cannot_be_verified(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from qat.quantization.engines import lower
 from qat.quantization.parity import LayerParity, engine_parity, simulation_parity
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
+from qat.quantization.qparams import QParams
 from qat.quantization.storage import load_program, read_manifest
 
 
@@ -79,22 +80,26 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
     console.print(layer_table(rows, program, against))
     grids = program.grids()
     result["layers"] = [
-        {**asdict(row), "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None, **asdict(grids[row.name])}
+        {**asdict(row), "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None, **(asdict(grids[row.name]) if row.name in grids else {})}
         for row in rows
     ]
     return result
 
 
 def layer_table(rows: list[LayerParity], program: Int8Program, against: str) -> Table:
-    """One line per tensor on a grid: range, largest deviation given the same input, SQNR end to end."""
+    """One line per tensor on a grid, or returned as float by a layer: range, largest deviation given the same input, SQNR end to end."""
     table = Table("layer", "tensor", "range", "max steps", "differ", "SQNR dB", title=against)
     grids = program.grids()
     for row in rows:
-        grid = grids[row.name]
-        bounds = f"\\[{-grid.zero_point * grid.scale:.3g}, {(255 - grid.zero_point) * grid.scale:.3g}]"
+        bounds = _range(grids[row.name]) if row.name in grids else "float"
         sqnr = "equal" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
         table.add_row(row.layer, row.name, bounds, str(row.max_steps), f"{row.differing:.3%}", sqnr)
     return table
+
+
+def _range(grid: QParams) -> str:
+    """What a grid covers; the bracket is escaped for rich."""
+    return f"\\[{-grid.zero_point * grid.scale:.3g}, {(255 - grid.zero_point) * grid.scale:.3g}]"
 
 
 def benchmark_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
@@ -188,4 +193,5 @@ def _sample(run: Run) -> tuple[Tensor, ...]:
 
 
 def _shape(inputs: tuple[Tensor, ...]) -> str:
-    return " × ".join(str(n) for n in inputs[0].shape)
+    batch, *rest = inputs[0].shape
+    return f"batch {batch}, {' × '.join(map(str, rest))}"

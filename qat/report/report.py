@@ -94,6 +94,7 @@ class Report:
         """The numbers under the names that W&B and the log use."""
         first = next(iter(self.engines.values()))
         return {
+            **{f"{stage}/{name}": value for stage, values in self.metrics.items() for name, value in values.items()},
             **{f"{stage}/{self.metric}": value for stage, value in self.stages.items()},
             "int8/drop": self.drop.value,
             "int8/agreement": first.agreement,

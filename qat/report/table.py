@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 
+_STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
+
+
 def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
     """One row per run and engine: model, FP32, PTQ, QAT, INT8, drop, speed-up, size.
 
@@ -18,7 +21,7 @@ def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="FP32 against INT8", title_style="bold", header_style="bold")
     table.add_column("model", overflow="fold", ratio=1)
     table.add_column("engine", no_wrap=True)
-    for column in ("FP32", "PTQ", "QAT", "INT8", "drop", "speed-up", "size"):
+    for column in (*_STAGES.values(), "drop", "speed-up", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         table.add_section()
@@ -53,6 +56,9 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
         f"drop {report['drop']['value']:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
         highlight=False,
     )
+    for name in [name for name in report["metrics"]["int8"] if name != report["metric"]["name"]]:
+        values = [f"{title} {report['metrics'][stage][name]:.2f}" for stage, title in _STAGES.items()]
+        console.print(f"{name}: {', '.join(values)}", highlight=False)
     for engine, result in report["engines"].items():
         fp32, int8 = result["fp32_latency_ms"], result["latency_ms"]
         console.print(

@@ -31,11 +31,14 @@ def changed(index: int, **fields: Any) -> Callable[[Int8Program], dict[str, Any]
     return change
 
 
+POSITIONS = {"weight": 1, "weight_scale": 2, "bias": 3}
+
+
 def with_tensor(suffix: str, function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Int8Program], dict[str, Any]]:
     """Fields of a program in which one tensor of the first convolution is changed."""
 
     def change(program: Int8Program) -> dict[str, Any]:
-        name = f"{next(program.layers()).name}.{suffix}"
+        name = next(program.layers()).args[POSITIONS[suffix]].name
         return {"tensors": {**program.tensors, name: function(program.tensors[name])}}
 
     return change

@@ -36,8 +36,9 @@ def test_speed_up_is_fp32_over_int8() -> None:
 
 def test_metrics_have_the_names_that_loggers_use() -> None:
     report = make_report()
-    metrics = report.metrics()
+    metrics = report.logged()
     assert {name: metrics[f"{name}/top1"] for name in report.stages} == report.stages
+    assert metrics["int8/top5"] == 99.5
     assert metrics["int8/drop"] == report.drop.value
     assert metrics["int8/agreement"] == 1.0
     assert metrics["int8/speedup"] == 4.0

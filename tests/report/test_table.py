@@ -40,6 +40,7 @@ def test_summary_says_interval_gates_coverage_and_conditions() -> None:
         f"{REPORT['environment']['threads']} threads",
         "98.0% of multiply-accumulates in INT8, 1 float ops",
         "artifact 0.250 of the FP32 weights",
+        "top5: FP32 99.50, PTQ 99.50, QAT 99.50, INT8 99.50",
         "gate kernel/fbgemm: passed",
         "gate accuracy: FAILED drop +0.556 points, budget 0.5",
     ):

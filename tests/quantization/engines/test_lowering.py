@@ -10,7 +10,7 @@ import torch
 
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.engines.engine import Step
-from qat.quantization.ops import INT8_OPS, SIZE_OPS
+from qat.quantization.ops import INT8_OPS, SIZE_OPS, TABLE_OPS
 from qat.quantization.program import Ref, TensorRef
 from tests.quantization.programs import LAYERS, OPS, Writer, op_program
 
@@ -19,7 +19,7 @@ ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 def test_the_zoo_holds_every_int8_op() -> None:
     programs = [op_program(name) for name in OPS] + [layer.program() for layer in LAYERS.values()]
-    assert {node.op for program in programs for node in program.nodes} >= INT8_OPS
+    assert {node.op for program in programs for node in program.nodes} >= INT8_OPS - set(TABLE_OPS), "tables: test_encoders.py"
 
 
 @ENGINE

@@ -14,7 +14,7 @@ from torch import Tensor
 from qat.quantization.engines import lower
 from qat.quantization.engines.lowering import aten_op
 from qat.quantization.engines.reference import quantize, requantize
-from qat.quantization.ops import INT8_OPS, LAYER_OPS
+from qat.quantization.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program import Int8Program, Node, Ref, leaves, map_leaves
 from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, op_inputs, op_program
 
@@ -159,4 +159,4 @@ def test_reference_ops_mean_what_they_mean_on_real_numbers(name: str) -> None:
 
 
 def test_every_int8_op_has_its_meaning() -> None:
-    assert MEANING.keys() | set(LAYER_OPS) | {"int8.quantize", "int8.dequantize"} == INT8_OPS
+    assert MEANING.keys() | {*LAYER_OPS, *TABLE_OPS, "int8.quantize", "int8.dequantize"} == INT8_OPS
