@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from qat.errors import ArtifactError
 from qat.quantization.engines import ENGINES, Int8Model, lower
 from qat.quantization.engines.cpu import isa
-from qat.quantization.ops import ISA_DEPENDENT
+from qat.quantization.ops import CHAIN_OPS, ISA_DEPENDENT
 from qat.quantization.program import Int8Program
 from qat.quantization.storage import load_program, read_manifest, save_program
 
@@ -130,7 +130,13 @@ def verify(folder: str | Path, engine: str = "fbgemm") -> Verification:
 
 def _isa_dependent(program: Int8Program) -> bool:
     """Whether float ops stand in the program whose last bit depends on the instruction set, and may flip a rounding."""
-    return any(node.op.split(".")[1] in ISA_DEPENDENT and node.grid is None for node in program.nodes)
+    grids = program.grids()
+    for node in program.nodes:
+        kind, name = node.op.split(".")[:2]
+        from_float = kind == "aten" or (node.op in CHAIN_OPS and node.args[0].name not in grids)
+        if name in ISA_DEPENDENT and (from_float or name in ("silu", "sigmoid")):
+            return True
+    return False
 
 
 def size_bytes(folder: str | Path) -> int:

@@ -111,7 +111,7 @@ def agreement(a: Evaluation, b: Evaluation) -> float:
         for x, y in zip(a.decisions, b.decisions, strict=False)
         for alike in ([i == j for i, j in zip(x, y, strict=True)] if isinstance(x, tuple) else [x == y])
     ]
-    return sum(pairs) / len(pairs)
+    return float(sum(pairs) / len(pairs))
 
 
 @dataclass(frozen=True, kw_only=True)

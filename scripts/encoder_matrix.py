@@ -3,8 +3,8 @@
     python scripts/encoder_matrix.py [MODEL_TYPE ...]
 
 Per model type, built from its configuration with two layers and random weights, for `fbgemm` and `qnnpack`: capture with free
-batch and length, prepare, calibrate, one training step, convert, run; `fbgemm` must equal `reference` bit for bit, `qnnpack` may
-differ from it by one step given the same input, and both must take other batches, lengths and masks than those captured.
+batch and length, prepare, calibrate, one training step, convert, run; `fbgemm` must equal `reference` bit for bit, `qnnpack`
+may differ from it by one step given the same input, and both must take other batches, lengths and masks than those captured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "albert": {**COMMON, "embedding_size": 32},
     "mpnet": COMMON,
     "xlm-roberta": COMMON,
-    "deberta-v2": {**COMMON, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "deberta-v2": {**COMMON, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 32},
     "modernbert": {**COMMON, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
     "squeezebert": {**COMMON, "embedding_size": 64},
     "convbert": {**COMMON, "embedding_size": 32},
@@ -117,10 +117,10 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
     lines = [
         "# Hugging Face encoders",
         "",
-        f"Written by `make matrix`. {passed} of {len(rows)} model types pass on {' and '.join(f'`{e}`' for e in ENGINES)}: built from their "
-        "configuration with two layers, captured with free batch and length, prepared, calibrated, trained one step, converted, "
-        "and run on other batches and lengths. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one step per layer. "
-        "Random weights. SQNR: fake-quant simulation against INT8 at the logits.",
+        f"Written by `make matrix`. {passed} of {len(rows)} model types pass on `fbgemm` and `qnnpack`: built from their "
+        "configuration with two layers, captured with free batch and length, prepared, calibrated, trained one step, "
+        "converted, and run on other batches and lengths. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one step per layer. "
+        "Random weights; MACs at 16 tokens. SQNR: fake-quant simulation against INT8 at the logits.",
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, transformers {transformers.__version__}.",
         "",
         "| model type | engine | passes | MACs in INT8 | layers | tables | float ops | SQNR dB | prepare s |",
@@ -133,7 +133,14 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
             layers = sum(n for op, n in ops.items() if op in ("int8.linear", "int8.conv1d", "int8.conv2d"))
             share = f"{r['macs_int8']:.1%}" if "macs_int8" in r else ""
             decibel = "equal" if r.get("sqnr_db", 0) is None else r.get("sqnr_db", "")
-            cells = [row["model"], engine, "yes" if r["reason"] is None else r["reason"], share, layers, ops.get("int8.embedding", 0)]
+            cells = [
+                row["model"],
+                engine,
+                "yes" if r["reason"] is None else r["reason"],
+                share,
+                layers,
+                ops.get("int8.embedding", 0),
+            ]
             lines.append("| " + " | ".join(str(c) for c in [*cells, floats, decibel, r.get("prepare_s", "")]) + " |")
     reasons = sorted(
         {

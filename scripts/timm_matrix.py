@@ -19,10 +19,9 @@ from typing import Any
 
 import timm
 import torch
+from matrix import sqnr, summary, train_step
 from rich.progress import track
 from torch import nn
-
-from matrix import sqnr, summary, train_step
 
 import qat
 from qat.report.report import environment

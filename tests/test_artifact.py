@@ -142,9 +142,7 @@ def test_verify_notices_other_weights_even_when_the_hash_fits(artifact: Path) ->
     assert not verify(artifact, "qnnpack").passed
 
 
-@pytest.mark.parametrize(
-    ("exact", "difference", "passed"), [(True, 0.01, False), (False, 0.09, True), (False, 0.11, False)]
-)
+@pytest.mark.parametrize(("exact", "difference", "passed"), [(True, 0.01, False), (False, 0.09, True), (False, 0.11, False)])
 def test_engines_that_round_in_another_order_may_miss_a_tenth(exact: bool, difference: float, passed: bool) -> None:
     found = Verification(engine="x86", equal=False, max_difference=difference, size=1.0, exact=exact)
     assert found.passed is passed

@@ -30,7 +30,8 @@ class Nearest:
         return decided
 
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
-        return 100.0 * (torch.tensor(decisions) == batch[1]).float().unsqueeze(1)
+        right: Tensor = torch.tensor(decisions) == batch[1]
+        return 100.0 * right.float().unsqueeze(1)
 
 
 def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:

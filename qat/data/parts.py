@@ -16,7 +16,6 @@ from qat.data.source import ImageTable, Source, Table
 from qat.data.split import hold_out, stratified
 from qat.errors import DataError
 
-
 AnyTable = TypeVar("AnyTable", bound=Table)
 
 
@@ -65,9 +64,7 @@ def choose(
     return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
 
 
-def drop_corrupt(
-    parts: Mapping[str, Part[ImageTable]], budget: float
-) -> tuple[dict[str, Part[ImageTable]], tuple[str, ...]]:
+def drop_corrupt(parts: Mapping[str, Part[ImageTable]], budget: float) -> tuple[dict[str, Part[ImageTable]], tuple[str, ...]]:
     """Leave out the images that cannot be decoded, each with its target.
 
     Returns:

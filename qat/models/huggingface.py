@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -93,10 +94,12 @@ def build_huggingface(
     if pretrained and path is not None:
         raise ConfigError("model.pretrained and model.path are two sources of weights: give one of them.")
     if name is None and path is None:
-        raise ConfigError("give model.path=FOLDER, or model.name: a model type such as bert, or with model.pretrained=true a name")
+        raise ConfigError(
+            "give model.path=FOLDER, or model.name: a model type such as bert, or with model.pretrained=true a name"
+        )
     name = name or Path(str(path)).resolve().name
     head, fields = HEADS[task]
-    labels = {i: label for i, label in enumerate(data.labels)}
+    labels = dict(enumerate(data.labels))
     settings: dict[str, Any] = {**(options or {})}
     if labels:
         settings |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
@@ -132,11 +135,9 @@ def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConf
     Raises:
         ConfigError: transformers has no such type, or it has no such option.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if model_type not in CONFIG_MAPPING:
         raise ConfigError(
-            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING_NAMES)[:300]} For weights give "
+            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING)[:300]} For weights give "
             "model.path=FOLDER, or model.pretrained=true with a name on the hub."
         )
     known = {option for option in vars(AutoConfig.for_model(model_type)) if not option.startswith("_")}

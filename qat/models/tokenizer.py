@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qat.errors import ConfigError
@@ -42,20 +43,33 @@ def load_tokenizer(source: str | Path, *, local: bool | None = None) -> Any:
 
 
 def learn_tokenizer(corpus: Iterable[str], *, size: int) -> Any:
-    """A lower-casing WordPiece tokenizer in BERT's form, with exactly `size` entries or all that the text gives.
+    """A lower-casing WordPiece tokenizer in BERT's form, with exactly `size` entries.
 
-    Reference: Wu et al. 2016, arXiv:1609.08144, section 4.1 (WordPiece); Devlin et al. 2019, arXiv:1810.04805.
+    The vocabulary is special tokens, every character (alone and as the continuation of a word), and then the most frequent
+    words, equals by name. (The trainers of the tokenizers library break ties at random, so a resumed run would read other
+    ids than the one that it continues.)
+
+    Reference: Devlin et al. 2019, arXiv:1810.04805 (the form); Wu et al. 2016, arXiv:1609.08144, section 4.1 (WordPiece).
+
+    Raises:
+        ConfigError: the characters alone need more entries.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(corpus, trainer)
-    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
-    missing = size - tokenizer.get_vocab_size()
-    tokenizer.add_tokens([f"[unused{i}]" for i in range(missing)])  # a small text fills no table; the model's must match
-    return PreTrainedTokenizerFast(
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in corpus:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    characters = sorted({character for word in counts for character in word})
+    entries = [*_SPECIAL, *characters, *(f"##{character}" for character in characters)]
+    if len(entries) > size:
+        raise ConfigError(f"the characters of the text need {len(entries)} entries; raise model.options.vocab_size from {size}")
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    entries += words[: size - len(entries)]
+    entries += [f"[unused{i}]" for i in range(size - len(entries))]  # a small text fills no table; the model's must match
+    tokenizer = Tokenizer(models.WordPiece({entry: i for i, entry in enumerate(entries)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", entries.index("[SEP]")), ("[CLS]", entries.index("[CLS]")))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",

@@ -80,14 +80,18 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
     console.print(layer_table(rows, program, against))
     grids = program.grids()
     result["layers"] = [
-        {**asdict(row), "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None, **(asdict(grids[row.name]) if row.name in grids else {})}
+        {
+            **asdict(row),
+            "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None,
+            **(asdict(grids[row.name]) if row.name in grids else {}),
+        }
         for row in rows
     ]
     return result
 
 
 def layer_table(rows: list[LayerParity], program: Int8Program, against: str) -> Table:
-    """One line per tensor on a grid, or returned as float by a layer: range, largest deviation given the same input, SQNR end to end."""
+    """One line per tensor on a grid or returned by a layer: range, largest deviation given the same input, SQNR end to end."""
     table = Table("layer", "tensor", "range", "max steps", "differ", "SQNR dB", title=against)
     grids = program.grids()
     for row in rows:

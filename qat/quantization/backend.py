@@ -261,13 +261,17 @@ _PASS = (
 )
 
 #: FBGEMM on x86 servers: a linear may take a grid and return float in one kernel.
-FBGEMM = Backend(name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, _EMBEDDING, *_FOLLOW, *_PASS), targets=("vnni", "avx2"))
+FBGEMM = Backend(
+    name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, _EMBEDDING, *_FOLLOW, *_PASS), targets=("vnni", "avx2")
+)
 
 #: PyTorch's own choice between FBGEMM and oneDNN, layer by layer; the same table.
 X86 = Backend(name="x86", kernels=FBGEMM.kernels, targets=("vnni", "avx2"))
 
 #: QNNPACK on ARM (and, exactly alike, on x86): its static linear returns a grid.
-QNNPACK = Backend(name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, _EMBEDDING, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2"))
+QNNPACK = Backend(
+    name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, _EMBEDDING, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2")
+)
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (FBGEMM, QNNPACK, X86)}
 

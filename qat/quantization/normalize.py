@@ -97,7 +97,8 @@ def _changes_nothing(node: GraphNode) -> bool:
     if node.target is aten.add.Tensor:
         return same and not isinstance(node.args[1], fx.Node) and node.args[1] == 0
     if node.target is aten.slice.Tensor:
-        start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args) - 2 :])
+        given = list(node.args[2:])
+        start, end, step = given + [None, None, 1][len(given) :]
         return start in (None, 0) and end in (None, sys.maxsize) and step == 1
     return same and node.target is aten.to.dtype
 

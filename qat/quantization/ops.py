@@ -35,7 +35,8 @@ ATEN_OPS = frozenset(
     square.default reciprocal.default erf.default sin.default cos.default tanh.default maximum.default minimum.default
     relu.default gelu.default silu.default sigmoid.default hardswish.default hardsigmoid.default clamp.default clamp.Tensor
     clamp_min.default clamp_max.default leaky_relu.default elu.default softplus.default mish.default prelu.default
-    log_sigmoid.default logical_not.default logical_and.default logical_or.default bitwise_and.Tensor bitwise_or.Tensor bitwise_not.default
+    log_sigmoid.default logical_not.default logical_and.default logical_or.default
+    bitwise_and.Tensor bitwise_or.Tensor bitwise_not.default
     eq.Scalar eq.Tensor ne.Scalar ne.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor
     where.self where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor
     softmax.int _softmax.default log_softmax.int scaled_dot_product_attention.default

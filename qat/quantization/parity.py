@@ -3,7 +3,7 @@
 Two comparisons, both with every layer given the *same* input, so that a deviation is charged to the layer that makes it
 and not to those behind it:
 
-* `engine_parity`      an engine against `reference`, in grid steps, and in steps of the accumulator where a layer returns float;
+* `engine_parity`      an engine against `reference`, in grid steps; in steps of the accumulator where a layer returns float;
 * `simulation_parity`  the fake-quant simulation against `reference`, in grid steps, and the SQNR end to end.
 """
 

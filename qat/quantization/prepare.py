@@ -55,7 +55,7 @@ class PreparedModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
         """Move to another device or dtype; `arange` and the like, whose device an exported graph pins, move along."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         rebind_device_(self.network, next(self.parameters()).device)
         return self
 
@@ -166,9 +166,7 @@ def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer:
     network.recompile()
 
 
-def _sharers(
-    node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], saturation: Saturation
-) -> set[GraphNode]:
+def _sharers(node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], saturation: Saturation) -> set[GraphNode]:
     """The layers that can take the same rounded weight as `node`, itself among them."""
     bound = needs_pair_bound(node, network, saturation)
     layers = (user for user in node.args[1].users if user.name in kernels and kernels[user.name].role is Role.COMPUTE)

@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 _STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
 
 

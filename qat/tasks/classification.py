@@ -48,4 +48,5 @@ class ClassificationTask(Task):
         return decisions
 
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
-        return 100.0 * (torch.tensor(decisions) == batch[1].cpu()).float().unsqueeze(1)
+        right: Tensor = torch.tensor(decisions) == batch[1].cpu()
+        return 100.0 * right.float().unsqueeze(1)

@@ -53,7 +53,7 @@ def entity_recall(counts: Tensor) -> Tensor:
 
 def _square(flat: Tensor) -> Tensor:
     classes = round(flat.shape[-1] ** 0.5)
-    return flat.unflatten(-1, (classes, classes))
+    return flat.reshape(*flat.shape[:-1], classes, classes)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

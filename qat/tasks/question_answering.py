@@ -51,9 +51,7 @@ class QuestionAnsweringTask(Task):
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Targets have shape (N, 2): first and last token of the answer, or 0 and 0 where the window does not hold it."""
         losses = [
-            F.cross_entropy(
-                logits, batch.targets[:, i], ignore_index=IGNORED, label_smoothing=self.label_smoothing
-            )
+            F.cross_entropy(logits, batch.targets[:, i], ignore_index=IGNORED, label_smoothing=self.label_smoothing)
             for i, logits in enumerate(outputs)
         ]
         return (losses[0] + losses[1]) / 2

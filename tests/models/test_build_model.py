@@ -20,10 +20,10 @@ def test_build_model_calls_the_builder_of_the_source() -> None:
 
 
 def test_timm_model_for_text_is_refused() -> None:
-    with pytest.raises(ConfigError, match="not for task 'text_classification'; set model.source=huggingface"):
+    with pytest.raises(ConfigError, match=r"not for task 'text_classification'; set model.source=huggingface"):
         build_model("timm", task="text_classification", data=build_source("grammar"), name="test_resnet")
 
 
 def test_timm_model_without_a_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="model.name is missing"):
+    with pytest.raises(ConfigError, match=r"model\.name is missing"):
         build_model("timm", task="classification", data=build_source("digits"))

@@ -1,4 +1,4 @@
-"""A small encoder in plain PyTorch: tables, query, key and value from one input, an additive mask, layers that share weights."""
+"""A small encoder in plain PyTorch: tables, query, key and value from one input, an additive mask, shared weights."""
 
 from __future__ import annotations
 

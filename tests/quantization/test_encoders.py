@@ -111,7 +111,7 @@ def test_index_outside_the_table_raises(engine: str, index: int) -> None:
     program = convert(prepared_encoder(backend="qnnpack" if engine == "qnnpack" else "fbgemm"))
     ids, mask = encoder_inputs()
     ids[0, 0] = index
-    with pytest.raises((RuntimeError, IndexError), match="(?i)index|range"):
+    with pytest.raises((RuntimeError, IndexError), match=r"(?i)index|range"):
         lower(program, engine)(ids, mask)
 
 

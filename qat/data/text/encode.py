@@ -135,7 +135,8 @@ class Encoder:
             for row in range(len(encoded["input_ids"])):
                 inside = encoded.sequence_ids(row)
                 spans = tuple(
-                    tuple(span) if part == 1 else None for span, part in zip(encoded["offset_mapping"][row], inside, strict=True)
+                    tuple(span) if part == 1 else None
+                    for span, part in zip(encoded["offset_mapping"][row], inside, strict=True)
                 )
                 windows.append(Window(self._columns(encoded, row), _answer(example, spans)))
                 offsets.append(spans)

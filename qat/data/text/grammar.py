@@ -1,7 +1,7 @@
 """A generated language of short sentences about who is where: no download, three tasks, learned in seconds.
 
-    Anna put the red key in the kitchen .        What it is about (person, thing, place) depends on word order and negation,
-    Where is the red key ?                       so a bag of words does not solve it.
+Anna put the red key in the kitchen .        What it is about (person, thing, place) depends on word order and negation,
+Where is the red key ?                       so a bag of words does not solve it.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def _question(rng: random.Random, where: str) -> Example:
     asked = rng.randrange(3)
     context = " ".join(story)
     begin = context.index(f"the {things[asked]} in the ") + len(f"the {things[asked]} in the ")
-    return Question(
-        question=f"where is the {things[asked]} ?", context=context, answers=((places[asked], begin),), where=where
-    )
+    return Question(question=f"where is the {things[asked]} ?", context=context, answers=((places[asked], begin),), where=where)
 
 
 _MAKERS: dict[str, tuple[tuple[str, ...], Callable[[random.Random, str], Example]]] = {

@@ -68,9 +68,7 @@ def _labels(data: Any, column: str) -> tuple[str, ...]:
     return tuple(sorted(flat))
 
 
-def _examples(
-    data: Any, split: str, columns: tuple[str, str | None, str], labels: tuple[str, ...]
-) -> Iterator[Example]:
+def _examples(data: Any, split: str, columns: tuple[str, str | None, str], labels: tuple[str, ...]) -> Iterator[Example]:
     text, pair, label = columns
     index = {name: i for i, name in enumerate(labels)}
     needed = ("question", "context") if "answers" in data.features else [c for c in columns if c is not None]
@@ -81,9 +79,7 @@ def _examples(
         yield _example(row, f"{split}[{number}]", (text, pair, label), index)
 
 
-def _example(
-    row: Mapping[str, Any], where: str, columns: tuple[str, str | None, str], index: Mapping[str, int]
-) -> Example:
+def _example(row: Mapping[str, Any], where: str, columns: tuple[str, str | None, str], index: Mapping[str, int]) -> Example:
     if "answers" in row:
         found = row["answers"]
         answers = tuple(zip(found["text"], found["answer_start"], strict=True))

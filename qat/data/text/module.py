@@ -6,16 +6,16 @@ longest, so little is computed for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, distributed
 
+from qat.data.budget import check_budget
 from qat.data.loader import BatchLoader, position_in_epoch
 from qat.data.options import check_at_least, check_fraction
-from qat.data.parts import Part, check_budget, choose, fingerprint
+from qat.data.parts import Part, choose, fingerprint
 from qat.data.sampler import EpochSampler, Key, consecutive
 from qat.data.split import stratified
 from qat.data.text.batch import TextBatch, UnitDataset
@@ -88,7 +88,11 @@ class TextData(LightningDataModule):
         self._train = _dataset(parts["train"], encoder, training=True)[0]
         self._val, val_cut = _dataset(parts["val"], encoder, training=False)
         self._test, test_cut = _dataset(parts["test"], encoder, training=False)
-        for name, count, dataset in (("training", cut, self._train), ("validation", val_cut, self._val), ("test", test_cut, self._test)):
+        for name, count, dataset in (
+            ("training", cut, self._train),
+            ("validation", val_cut, self._val),
+            ("test", test_cut, self._test),
+        ):
             if count:
                 notes.append(f"truncated {count} of {len(dataset)} {name} texts to {encoder.max_length} tokens")
         self.notes = tuple(notes)
@@ -120,7 +124,7 @@ class TextData(LightningDataModule):
         return self._eval_loader(self._test)
 
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
-        """Model inputs of training examples, lengths mixed: `count` batches of `batch_size`, fewer where they do not suffice."""
+        """Model inputs of training examples, lengths mixed: `count` batches, fewer where the examples do not suffice."""
         check_at_least(1, calibration_batches=count)
         chosen = stratified(self._targets, count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
@@ -150,7 +154,8 @@ def _dataset(part: Part[TextTable], encoder: Encoder, *, training: bool) -> tupl
 
 def _without_empty(parts: dict[str, Part[TextTable]], budget: float, notes: list[str]) -> dict[str, Part[TextTable]]:
     """The parts without examples that have nothing to read; named in `notes`, and counted against the budget."""
-    kept, empty = {}, []
+    kept: dict[str, Part[TextTable]] = {}
+    empty: list[str] = []
     for name, part in parts.items():
         found = part.table.empty(part.indices.tolist())
         empty += found.values()

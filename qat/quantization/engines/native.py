@@ -93,7 +93,7 @@ class NativeKernels(Kernels):
         return lambda q: run(q, packed, scale, zero_point)
 
     def embedding(self, weight: Tensor, scale: Tensor) -> Function:
-        """PyTorch's byte embedding: a row is (u8 - 128) * s, which short scales make exact; three times as fast as plain ATen."""
+        """PyTorch's byte embedding: (u8 - 128) * s, exact with short scales; three times as fast as plain ATen."""
         shifted = (weight.to(torch.int16) + 128).to(torch.uint8)
         table = torch._make_per_channel_quantized_tensor(shifted, scale, torch.full(scale.shape, 128.0), 0)
         packed = torch.ops.quantized.embedding_bag_prepack(table)
