@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import tiny_overrides, train
+from tests.runs import TINY_TEXT, tiny_overrides, train
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train(["recipe=digits_resnet", *tiny_overrides(folder / "run", logger="csv")], patch) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def finished_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `qat-train` on text; read it only."""
+    folder = tmp_path_factory.mktemp("finished_text")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train(["recipe=tiny_text", *tiny_overrides(folder / "run", base=TINY_TEXT)], patch) == 0
     return folder / "run"
 
 

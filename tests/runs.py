@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,44 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny_config(output: Path, **changes: Any) -> Config:
+#: The same for text: a BERT of two layers with dropout, and a generated language.
+TINY_TEXT: dict[str, Any] = {
+    "task": "text_classification",
+    "model.source": "huggingface",
+    "model.name": "bert",
+    "model.max_length": 48,
+    "model.options": {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 48,
+    },
+    "data.source": "grammar",
+    "data.options": {"train": 128, "test": 60},
+    "data.eval_batch_size": 25,
+    "fp32.lr": 0.003,
+    "engines": ["fbgemm"],
+    "benchmark.sequence_length": 24,
+    **{
+        key: TINY[key]
+        for key in TINY
+        if key.partition(".")[0] in ("gate", "qat", "quantization", "progress")
+        or key in ("data.batch_size", "fp32.epochs", "benchmark.repeats")
+    },
+}
+
+
+def tiny_config(output: Path, *, base: Mapping[str, Any] = TINY, **changes: Any) -> Config:
     """The run as plain values.
 
     Args:
+        base: `TINY` or `TINY_TEXT`.
         changes: by key, with `__` for the dot: `qat__epochs=3`.
     """
     config = Config(output=str(output))
-    for key, value in {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+    for key, value in {**base, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
         *parents, name = key.split(".")
         owner: Any = config
         for parent in parents:
@@ -61,9 +91,9 @@ def tiny_config(output: Path, **changes: Any) -> Config:
     return config
 
 
-def tiny_overrides(output: Path, **changes: Any) -> list[str]:
+def tiny_overrides(output: Path, *, base: Mapping[str, Any] = TINY, **changes: Any) -> list[str]:
     """The same run as arguments of `qat-train`."""
-    values = {**TINY, "output": output, **{key.replace("__", "."): value for key, value in changes.items()}}
+    values = {**base, "output": output, **{key.replace("__", "."): value for key, value in changes.items()}}
     flat: dict[str, Any] = {}
     for key, value in values.items():  # Hydra wants a plus before a key that the schema leaves open
         flat |= {f"++{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}

@@ -19,6 +19,7 @@ from qat.errors import ConfigError
 from qat.recipes import folder, recipes
 from tests.contract import check_report
 from tests.data.samples import encode, write_folder
+from tests.data.text.stand_ins import small_bert, text_stand_in
 from tests.runs import train
 
 FILES = sorted(folder("recipes").rglob("*.yaml"))
@@ -56,10 +57,13 @@ def _parquet(root: Path, data: dict[str, Any]) -> Path:
     return root
 
 
-def _data(root: Path, data: dict[str, Any]) -> list[str]:
+def _data(root: Path, recipe: dict[str, Any]) -> list[str]:
     """Overrides that replace the recipe's data."""
-    if data["source"] == "digits":
+    data = recipe["data"]
+    if data["source"] in ("digits", "grammar"):
         return []
+    if data["source"] in ("text", "text_hub"):
+        return text_stand_in(root, recipe)
     if data["source"] == "folder":
         for split in ("train", "test"):
             write_folder(root / split, per_class=20)
@@ -69,8 +73,18 @@ def _data(root: Path, data: dict[str, Any]) -> list[str]:
     return [f"data.root={_parquet(root, data)}", *hub]
 
 
+def _model(root: Path, recipe: dict[str, Any]) -> list[str]:
+    """Overrides that replace the recipe's model, where it does not come from nothing."""
+    model = recipe["model"]
+    if model.get("source") != "huggingface":
+        return [f"model.name={_stand_in(model['name'])}", "model.pretrained=false", "model.path=null", "model.image_size=32"]
+    if "path" not in model and "pretrained" not in model:
+        return []
+    return [f"model.path={small_bert(root)}", "model.pretrained=false", "model.max_length=48", "data.stride=8"]
+
+
 def test_recipes_were_found() -> None:
-    assert "digits_resnet" in NAMES
+    assert {"digits_resnet", "tiny_text"} <= set(NAMES)
     assert set(recipes()) == set(NAMES)
 
 
@@ -93,11 +107,8 @@ def test_recipe_trains_to_a_verified_artifact(name: str, tmp_path: Path, monkeyp
     arguments = [
         f"recipe={name}",
         "debug=smoke",
-        f"model.name={_stand_in(recipe['model']['name'])}",
-        "model.pretrained=false",
-        "model.path=null",
-        "model.image_size=32",
-        *_data(tmp_path / "data", recipe["data"]),
+        *_model(tmp_path / "model", recipe),
+        *_data(tmp_path / "data", recipe),
         "accelerator=cpu",
         "quantization.observer=moving_average",
         "progress=false",

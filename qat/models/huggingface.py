@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
     PretrainedConfig,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
@@ -235,5 +236,6 @@ def _vocabulary(config: PretrainedConfig) -> int:
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader workers
+disable_progress_bar()  # type: ignore[no-untyped-call]
 for _name in ("transformers", "huggingface_hub", "httpx"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from qat.callbacks.checkpoint import callbacks_for
 from qat.errors import SchemeError
 from qat.pipeline.train import train
 from qat.tasks import fit as fit_module
-from tests.runs import quiet, tiny_config, tiny_overrides
+from tests.runs import TINY, TINY_TEXT, quiet, tiny_config, tiny_overrides
 
 #: 4 steps an epoch: FP32 has 8, QAT 12. Observers move in the first 6 steps of QAT.
 RUN: dict[str, Any] = {
@@ -62,7 +62,13 @@ class Switches(Callback):
 
 
 def _run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, cut: tuple[str, int] | None = None, **changes: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cut: tuple[str, int] | None = None,
+    base: Mapping[str, Any] = TINY,
+    run: Mapping[str, Any] = RUN,
+    **changes: Any,
 ) -> dict[Any, Any]:
     """Train in `folder`; the power goes before optimizer step `cut[1]` of stage `cut[0]`."""
     seen: dict[tuple[str, int], set[tuple[bool, bool]]] = {}
@@ -73,7 +79,7 @@ def _run(
         return [*callbacks_for(checkpoints), *extra, Switches(stage, seen)]
 
     monkeypatch.setattr(fit_module, "callbacks_for", callbacks)
-    train(tiny_config(folder, **{**RUN, **changes}), console=quiet())
+    train(tiny_config(folder, base=base, **{**run, **changes}), console=quiet())
     return seen
 
 
@@ -182,3 +188,16 @@ def test_run_killed_by_the_system_is_resumed_bit_for_bit(
     assert (folder / ".lock").exists()
     _run(folder, monkeypatch, resume=True)
     _same(folder, whole[0])
+
+
+@pytest.mark.parametrize("cut", [("fp32", 9), ("qat", 9)])
+def test_resumed_text_run_is_the_uninterrupted_one(
+    cut: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets of similar length, dropout, a tokenizer learned anew by the second process: 7 steps an epoch."""
+    text: dict[str, Any] = {"fp32__epochs": 2, "qat__epochs": 2, "gate__enforce": False}
+    _run(tmp_path / "whole", monkeypatch, base=TINY_TEXT, run=text)
+    with pytest.raises(PowerCutError):
+        _run(tmp_path / "cut", monkeypatch, base=TINY_TEXT, run=text, cut=cut)
+    _run(tmp_path / "cut", monkeypatch, base=TINY_TEXT, run=text, resume=True)
+    _same(tmp_path / "whole", tmp_path / "cut")
