@@ -119,7 +119,8 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         "",
         f"Written by `make matrix`. {passed} of {len(rows)} model types pass on `fbgemm` and `qnnpack`: built from their "
         "configuration with two layers, captured with free batch and length, prepared, calibrated, trained one step, "
-        "converted, and run on other batches and lengths. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one step per layer. "
+        "converted, and run on other batches and lengths. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one "
+        "step per layer. "
         "Random weights; MACs at 16 tokens. SQNR: fake-quant simulation against INT8 at the logits.",
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, transformers {transformers.__version__}.",
         "",

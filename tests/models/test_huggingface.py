@@ -17,7 +17,7 @@ from qat.errors import ConfigError
 from qat.models.huggingface import HEADS, build_huggingface, inputs_of, positions_of
 from qat.quantization.capture import capture
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 32,
     "num_hidden_layers": 1,
@@ -119,7 +119,7 @@ def test_code_in_a_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
 def test_vocabulary_of_another_model_is_refused(folder: Path) -> None:
     other = _build(options={**SMALL, "vocab_size": 100})
     other.tokenizer.save_pretrained(folder)
-    with pytest.raises(ConfigError, match="the tokenizer has 100 entries and .* has 128 embeddings"):
+    with pytest.raises(ConfigError, match=r"the tokenizer has 100 entries and .* has 128 embeddings"):
         _build(path=str(folder), options=None)
     bigger = _build(options={**SMALL, "vocab_size": 140})
     bigger.tokenizer.save_pretrained(folder)
@@ -157,7 +157,7 @@ def test_models_of_robertas_kind_count_positions_from_behind_the_padding_index()
 
 
 def test_inputs_are_those_that_model_and_tokenizer_share() -> None:
-    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL))
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL))  # type: ignore[no-untyped-call]
     assert inputs_of(model, ("input_ids", "attention_mask")) == ("input_ids", "attention_mask")
     distil = _build(name="distilbert", options={"vocab_size": 128, "dim": 32, "n_heads": 2, "n_layers": 1, "hidden_dim": 64})
     assert len(distil.example_inputs) == 2

@@ -48,5 +48,5 @@ def test_tokenizer_survives_as_files(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the tokenizer of .* cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* cannot be loaded"):
         load_tokenizer(tmp_path)

@@ -117,7 +117,7 @@ def test_benchmark_leaves_the_number_of_threads_as_it_was(finished: Path, tmp_pa
 @pytest.mark.parametrize("verb", [evaluate_deployed, inspect_deployed])
 @pytest.mark.parametrize("both", [True, False])
 def test_artifact_or_checkpoint_must_be_given(finished: Path, tmp_path: Path, verb: Any, both: bool) -> None:
-    given = {"artifact": _artifact(finished), "checkpoint": _checkpoint(finished)} if both else {}
+    given: dict[str, Any] = {"artifact": _artifact(finished), "checkpoint": _checkpoint(finished)} if both else {}
     with pytest.raises(ConfigError, match=r"artifact=FOLDER or checkpoint=FILE"):
         verb(tiny_config(tmp_path, **given), quiet())
 

@@ -175,7 +175,7 @@ def test_question_metrics_equal_torchmetrics_over_all_questions() -> None:
     rows = task.statistics(guesses, SimpleNamespace(examples=Examples(items)))
     metric = SQuAD()
     for i, (guess, accepted) in enumerate(zip(guesses, answers, strict=True)):
-        target = {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(i)}
+        target: Any = {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(i)}
         metric.update({"prediction_text": guess, "id": str(i)}, target)
     expected = metric.compute()
     assert float(rows[:, 0].mean()) == pytest.approx(float(expected["f1"]), abs=1e-3)

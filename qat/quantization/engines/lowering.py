@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Int8Model, Step
+from qat.quantization.engines.reuse import chain_scratch, fits, overwriting, read_once
 from qat.quantization.engines.siblings import merge_siblings
-from qat.quantization.ops import CHAIN_OPS, LAYER_OPS, TABLE_OPS
+from qat.quantization.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 
@@ -114,8 +115,7 @@ class Kernels(ABC):
 
         def mul(x: Any, y: Any) -> Any:
             x, y = read_a(x), read_b(y)
-            fits = reuse and x.dim() == y.dim() and all(m in (1, n) for n, m in zip(x.shape, y.shape, strict=True))
-            return write(x.mul_(y) if fits else x * y)
+            return write(x.mul_(y) if reuse and fits(x, y) else x * y)
 
         return mul
 
@@ -166,7 +166,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     grids = program.grids()
     by_name = {node.name: node for node in program.nodes}
     slots = {spec.name: i for i, spec in enumerate(program.inputs)}
-    scratch = _scratch(program)
+    scratch, own = chain_scratch(program), read_once(program)
     bound: list[tuple[Node, Function, list[str]]] = []
     for node in program.nodes:
         args = node.args
@@ -175,6 +175,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
             if source is not None and source.op == "int8.quantize":
                 args = (source.args[0], *args[1:])  # the kernel quantizes this float tensor itself
         function, runtime = _bind(node, args, kernels, program, grids, scratch.get(node.name, set()))
+        function = overwriting(node, function, own)
         bound.append((node, function, runtime))
     bound = _alive(bound, {leaf.name for leaf in leaves(program.output)})
     for node, _, _ in bound:
@@ -233,17 +234,6 @@ def _int8(node: Node, kernels: Kernels, grids: dict[str, QParams], scratch: set[
         return kernels.cat(known, out)
     a, b = (grids[arg.name] for arg in node.args[:2])
     return kernels.add(a, b, out)
-
-
-def _scratch(program: Int8Program) -> dict[str, set[str]]:
-    """Per node, the float results of chain ops that it is the last to read and may overwrite."""
-    last = {leaf.name: node.name for node in program.nodes for leaf in leaves(node.args) if isinstance(leaf, Ref)}
-    kept = {leaf.name for leaf in leaves(program.output)}
-    found: dict[str, set[str]] = {}
-    for node in program.nodes:
-        if node.op in CHAIN_OPS and node.grid is None and node.name not in kept and node.name in last:
-            found.setdefault(last[node.name], set()).add(node.name)
-    return found
 
 
 def aten_op(op: str) -> Function:

@@ -87,13 +87,13 @@ def test_question_without_an_answer_points_to_the_first_token() -> None:
 
 def test_answer_that_is_elsewhere_is_refused() -> None:
     example = Question(question="who ?", context="anna left", answers=(("ben", 0),), where="q.json: question '7'")
-    with pytest.raises(DataError, match="question '7'.*'ben' does not stand at character 0"):
+    with pytest.raises(DataError, match=r"question '7'.*'ben' does not stand at character 0"):
         encoder("questions").encode([example], training=True)
 
 
 def test_stride_that_leaves_no_progress_is_refused() -> None:
     example = Question(question="who ?", context="anna left", answers=(), where="q")
-    with pytest.raises(ConfigError, match="data.stride=64 must be smaller"):
+    with pytest.raises(ConfigError, match=r"data.stride=64 must be smaller"):
         encoder("questions", stride=64).encode([example], training=True)
 
 

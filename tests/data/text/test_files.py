@@ -98,8 +98,8 @@ def test_missing_files_folders_and_labels_are_named(tmp_path: Path) -> None:
     _pair(tmp_path, [["a", "x"]])
     with pytest.raises(DataError, match=r"there is no file .*dev\.tsv; .* holds test\.tsv, train\.tsv"):
         _source(tmp_path, val="dev.tsv")
+    (tmp_path / "a.xml").write_text("<a/>")
     with pytest.raises(DataError, match="unknown kind of file"):
-        (tmp_path / "a.xml").write_text("<a/>")
         _source(tmp_path, train="a.xml")
     with pytest.raises(ConfigError, match="holds no such list"):
         _source(tmp_path, labels="labels.json")

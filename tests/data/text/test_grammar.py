@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from qat.data.text.grammar import grammar_source
-from qat.data.text.source import Question, Tagged
+from qat.data.text.grammar import GOOD, grammar_source
+from qat.data.text.source import Question, Sentence, Tagged
 from qat.errors import ConfigError
 
 KINDS = pytest.mark.parametrize("kind", ["sentences", "tags", "questions"])
@@ -23,11 +23,10 @@ def test_generated_splits_share_nothing_and_repeat(kind: str) -> None:
 def test_sentiment_is_that_of_the_last_clause_and_its_negation() -> None:
     source = grammar_source(train=300, test=1)
     assert 0.3 < source.train.targets.mean() < 0.7
-    from qat.data.text.grammar import GOOD
-
     for example in source.train.examples:
-        last = example[0].split(" but ")[1]
-        assert example[2] == int((last.split()[-2] in GOOD) != (" not " in last))
+        assert isinstance(example, Sentence)
+        last = example.text.split(" but ")[1]
+        assert example.target == int((last.split()[-2] in GOOD) != (" not " in last))
 
 
 def test_tags_fit_their_words_and_answers_their_context() -> None:

@@ -97,7 +97,7 @@ def test_fingerprint_follows_the_text() -> None:
 
 
 def test_too_few_texts_for_a_batch_are_refused() -> None:
-    with pytest.raises(ConfigError, match="data.batch_size=500, but grammar/sentences has 180 training texts"):
+    with pytest.raises(ConfigError, match=r"data.batch_size=500, but grammar/sentences has 180 training texts"):
         _data(batch_size=500)
 
 
