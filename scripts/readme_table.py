@@ -17,14 +17,15 @@ BEGIN, END = "<!-- results: written by scripts/readme_table.py -->", "<!-- end o
 def table(reports: list[Mapping[str, Any]]) -> str:
     """One row per recipe, numbers as the runs wrote them."""
     lines = [
-        "| recipe | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| recipe | metric | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for report in reports:
         stages, (low, high) = report["stages"], report["drop"]["ci95"]
         engine, best = max(report["engines"].items(), key=lambda item: item[1]["speedup"])
         cells = [
             f"`{report['recipe']}` (seed {report['seed']})",
+            report["metric"]["name"],
             report["n_eval"],
             *(f"{stages[name]:.2f}" for name in ("fp32", "ptq", "fake_quant", "int8")),
             f"{report['drop']['value']:+.2f} [{low:+.2f}, {high:+.2f}]",
@@ -34,7 +35,7 @@ def table(reports: list[Mapping[str, Any]]) -> str:
         ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     env = reports[0]["environment"]
-    lines += ["", f"Top-1 in points. {env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, batch 1."]
+    lines += ["", f"Metrics in points. {env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, batch 1."]
     return "\n".join(lines)
 
 

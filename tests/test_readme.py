@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +30,27 @@ def test_readme_results_are_those_of_the_reports() -> None:
     assert tables.rewritten(readme, found) == readme
 
 
+def _examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
 def test_readme_library_example_runs(tmp_path: Path) -> None:
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(examples) == 1
+    examples = _examples()
+    assert len(examples) == 2
     blocked = "import sys\nfor name in ('pytorch_lightning', 'hydra', 'timm', 'transformers'): sys.modules[name] = None\n"
     done = subprocess.run(
         [sys.executable, "-c", blocked + examples[0]], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "artifact" / "manifest.json").is_file()
+
+
+def test_readme_text_example_predicts_from_raw_text(finished_text: Path, tmp_path: Path) -> None:
+    """Five statements, on an artifact that lies elsewhere, with the libraries of training out of reach."""
+    shutil.copytree(finished_text / "artifact", tmp_path / "artifact")
+    code = _examples()[1]
+    assert sum(not isinstance(s, ast.Import | ast.ImportFrom) for s in ast.parse(code).body) == 5
+    blocked = "import sys\nfor name in ('pytorch_lightning', 'hydra', 'timm', 'datasets'): sys.modules[name] = None\n"
+    done = subprocess.run([sys.executable, "-c", blocked + code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\['(negative|positive)', '(negative|positive)'\]", done.stdout.strip())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from qat.evaluate import mean_score
-from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.task import Task, checked_smoothing, chosen
+from qat.evaluate import Formula, mean_score
+from qat.tasks.task import Task
 
 
 class ClassificationTask(Task):
@@ -19,23 +18,11 @@ class ClassificationTask(Task):
 
     Args:
         model: (N, C, H, W) float32 -> logits (N, len(labels)).
-        label_smoothing: in [0, 1).
     """
 
     reads = "images"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        label_smoothing: float = 0.0,
-        metric: str | None = None,
-    ) -> None:
-        super().__init__(model, optimizer=optimizer, formulas=chosen({"top1": mean_score}, metric))
-        self.labels = tuple(labels)
-        self.label_smoothing = checked_smoothing(label_smoothing)
+    known: ClassVar[Mapping[str, Formula]] = {"top1": mean_score}
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         return (batch[0],)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.text import squad
 
 from qat.data.text.batch import IGNORED
 from qat.evaluate import Formula, mean_score
-from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.task import Task, checked_smoothing, chosen
+from qat.tasks.task import Task
 
 #: Answers of more tokens are not considered.
 MAX_ANSWER_TOKENS = 30
+
+
+def _second(statistics: Tensor) -> Tensor:
+    return statistics[..., 1]
 
 
 class QuestionAnsweringTask(Task):
@@ -31,22 +34,7 @@ class QuestionAnsweringTask(Task):
 
     reads = "questions"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        label_smoothing: float = 0.0,
-        metric: str | None = None,
-    ) -> None:
-        formulas: dict[str, Formula] = {"f1": mean_score, "exact_match": _second}
-        super().__init__(model, optimizer=optimizer, formulas=chosen(formulas, metric))
-        self.label_smoothing = checked_smoothing(label_smoothing)
-
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        inputs: tuple[Tensor, ...] = batch.inputs
-        return inputs
+    known: ClassVar[Mapping[str, Formula]] = {"f1": mean_score, "exact_match": _second}
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Targets have shape (N, 2): first and last token of the answer, or 0 and 0 where the window does not hold it."""
@@ -105,7 +93,3 @@ def best_span(starts: Tensor, ends: Tensor, spans: Sequence[tuple[int, int] | No
     if begin is None or end is None:  # the window shows nothing of the context
         return -torch.inf, 0, 0
     return float(scores.flatten()[best]), begin[0], end[1]
-
-
-def _second(statistics: Tensor) -> Tensor:
-    return statistics[..., 1]

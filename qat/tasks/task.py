@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -20,28 +20,48 @@ class Task(LightningModule, ABC):
 
     Args:
         model: the network; float, prepared for QAT, anything with the right outputs.
+        labels: names of the classes or tags.
         optimizer: how its weights move.
-        formulas: every metric by name, see `qat.evaluate`; the first one is the task's.
+        label_smoothing: in [0, 1).
+        metric: which of `known` counts as the task's; None takes the first.
     """
 
     #: The kind of data that the task is for, as sources name theirs.
-    reads: str
+    reads: ClassVar[str]
 
-    def __init__(self, model: nn.Module, *, optimizer: OptimizerFactory, formulas: Mapping[str, Formula]) -> None:
+    #: Every metric by name; see `qat.evaluate`.
+    known: ClassVar[Mapping[str, Formula]]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        labels: Sequence[str],
+        optimizer: OptimizerFactory,
+        label_smoothing: float = 0.0,
+        metric: str | None = None,
+    ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if metric is not None and metric not in self.known:
+            raise ConfigError(f"this task has no metric {metric!r}.{near(metric, self.known)}")
         self.model = model
-        self.formulas = formulas
+        self.labels = tuple(labels)
+        self.label_smoothing = label_smoothing
+        self.metric = metric or next(iter(self.known))
         self._optimizer = optimizer
-        self._validated = RunningMetric(next(iter(formulas.values())))
+        self._validated = RunningMetric(self.known[self.metric])
 
     @property
-    def metric(self) -> str:
-        """Name of the task's metric; its unit is points."""
-        return next(iter(self.formulas))
+    def formulas(self) -> dict[str, Formula]:
+        """Every metric by name, the task's own first."""
+        return {self.metric: self.known[self.metric], **self.known}
 
-    @abstractmethod
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """The model's inputs in a batch."""
+        inputs: tuple[Tensor, ...] = batch.inputs
+        return inputs
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Any) -> Tensor:
@@ -73,23 +93,3 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         return self._optimizer.build(self.model, int(self.trainer.estimated_stepping_batches))
-
-
-def chosen(formulas: Mapping[str, Formula], metric: str | None) -> dict[str, Formula]:
-    """The formulas with the asked-for metric first; None keeps their order.
-
-    Raises:
-        ConfigError: the task has no such metric.
-    """
-    if metric is None:
-        return dict(formulas)
-    if metric not in formulas:
-        raise ConfigError(f"this task has no metric {metric!r}.{near(metric, formulas)}")
-    return {metric: formulas[metric], **formulas}
-
-
-def checked_smoothing(value: float) -> float:
-    """A label smoothing, when it is one."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"label_smoothing must lie in [0, 1), got {value}")
-    return value

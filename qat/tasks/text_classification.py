@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from qat.evaluate import Formula
 from qat.tasks.formulas import accuracy, f1, matthews
-from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.task import Task, checked_smoothing, chosen
+from qat.tasks.task import Task
 
 
 class TextClassificationTask(Task):
@@ -19,29 +19,12 @@ class TextClassificationTask(Task):
 
     Args:
         model: token ids and masks (N, L) -> logits (N, len(labels)).
-        label_smoothing: in [0, 1).
         metric: `accuracy`, `f1` (of class 1 of two, else macro) or `matthews`; what counts as the task's metric.
     """
 
     reads = "sentences"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        label_smoothing: float = 0.0,
-        metric: str | None = None,
-    ) -> None:
-        formulas = chosen({"accuracy": accuracy, "f1": f1, "matthews": matthews}, metric)
-        super().__init__(model, optimizer=optimizer, formulas=formulas)
-        self.labels = tuple(labels)
-        self.label_smoothing = checked_smoothing(label_smoothing)
-
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        inputs: tuple[Tensor, ...] = batch.inputs
-        return inputs
+    known: ClassVar[Mapping[str, Formula]] = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         return F.cross_entropy(outputs, batch.targets, label_smoothing=self.label_smoothing)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 
 from qat.data.text.batch import IGNORED
+from qat.evaluate import Formula
 from qat.tasks.formulas import entity_f1, entity_precision, entity_recall
-from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.task import Task, checked_smoothing, chosen
+from qat.tasks.task import Task
 
 
 class TokenClassificationTask(Task):
@@ -29,23 +29,7 @@ class TokenClassificationTask(Task):
 
     reads = "tagged words"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        label_smoothing: float = 0.0,
-        metric: str | None = None,
-    ) -> None:
-        formulas = {"f1": entity_f1, "precision": entity_precision, "recall": entity_recall}
-        super().__init__(model, optimizer=optimizer, formulas=chosen(formulas, metric))
-        self.labels = tuple(labels)
-        self.label_smoothing = checked_smoothing(label_smoothing)
-
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        inputs: tuple[Tensor, ...] = batch.inputs
-        return inputs
+    known: ClassVar[Mapping[str, Formula]] = {"f1": entity_f1, "precision": entity_precision, "recall": entity_recall}
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         return F.cross_entropy(
