@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from qat.data.digits import digits_source
 from qat.data.folder import folder_source
 from qat.data.huggingface import huggingface_source
 from qat.data.images import ImageData
+from qat.data.module import DataModule
 from qat.data.source import ImageSource
 from qat.data.text.encode import Encoder
 from qat.data.text.files import text_source
@@ -26,8 +27,6 @@ from qat.data.text.hub import text_hub_source
 from qat.data.text.module import TextData, check_truncation
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
-
-Data: TypeAlias = ImageData | TextData
 
 SOURCES: dict[str, Callable[..., ImageSource | TextSource]] = {
     "digits": digits_source,
@@ -64,7 +63,7 @@ def build_source(source: str, **options: Any) -> ImageSource | TextSource:
 
 def build_data(
     source: ImageSource | TextSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any
-) -> Data:
+) -> DataModule:
     """The data module of a source.
 
     Args:
@@ -85,4 +84,4 @@ def _taken(module: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in allowed}
 
 
-__all__ = ["SOURCES", "Data", "ImageData", "ImageSource", "TextData", "TextSource", "build_data", "build_source"]
+__all__ = ["SOURCES", "DataModule", "ImageData", "ImageSource", "TextData", "TextSource", "build_data", "build_source"]

@@ -9,37 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-from pytorch_lightning import LightningDataModule
-from torch import Tensor, distributed
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from qat.data.augment import train_transform
-from qat.data.dataset import ImageBatch, ImageDataset
-from qat.data.loader import BatchLoader, position_in_epoch
-from qat.data.options import check_at_least, check_fraction
+from qat.data.dataset import ImageDataset
+from qat.data.module import DataModule, check_at_least, check_fraction
 from qat.data.parts import choose, drop_corrupt, fingerprint
 from qat.data.preprocess import ImagePreprocess
-from qat.data.sampler import EpochSampler, consecutive
+from qat.data.sampler import Key, consecutive
 from qat.data.source import ImageSource
 from qat.data.split import stratified
 from qat.errors import ConfigError
 
 
 @final
-class ImageData(LightningDataModule):
-    """Training, validation, test and calibration batches of a source.
+class ImageData(DataModule):
+    """Batches of (images, targets) of a source; see `DataModule` for what it shares with others.
 
-    Attributes: `name`, `labels`, `num_classes`, `n_train`, `n_val`, `n_test`, `fingerprint` (short hash of the images
-    used and what for), `corrupt` (name and reason of every image left out), `notes` (the same in words).
+    Attributes: `num_classes`, `corrupt` (name and reason of every image left out).
 
     Args:
         source: the images.
         preprocessing: the record of the float model, see `FloatModel`.
-        batch_size: training images per batch and process; the incomplete last batch of an epoch is dropped.
-        eval_batch_size: None takes `batch_size`; nothing is dropped.
-        workers: processes that make batches; 0 makes them in this one.
-        seed: of order and augmentation.
-        split_seed: of what is held out and of what a limit chooses; kept apart from `seed`, so that runs with
-            several seeds are judged on the same images.
+        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
         augment: "none", "flip", "flip_crop", "shift" or "timm".
         augment_options: for "timm", see `train_transform`.
         val_fraction: share of the training images held out when the source has no validation split.
@@ -71,11 +64,17 @@ class ImageData(LightningDataModule):
         corrupt_budget: float = 0.01,
         verify: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            name=source.name,
+            labels=source.labels,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            seed=seed,
+            split_seed=split_seed,
+        )
         limits = {"train": limit_train, "val": limit_val, "test": limit_test}
-        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
-        check_at_least(0, workers=workers, seed=seed, split_seed=split_seed)
         check_fraction("val_fraction", val_fraction)
         if not 0 <= corrupt_budget <= 1:
             raise ConfigError(f"data.corrupt_budget is a fraction in [0, 1], got {corrupt_budget}")
@@ -87,38 +86,14 @@ class ImageData(LightningDataModule):
         if verify:
             parts, self.corrupt = drop_corrupt(parts, corrupt_budget)
         self.notes = tuple(f"left out {name}" for name in self.corrupt)
-        self.name = source.name
-        self.labels = source.labels
         self.num_classes = len(source.labels)
         self.fingerprint = fingerprint(source.labels, parts)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.workers = workers
-        self.seed = seed
-        self.split_seed = split_seed
-        self._train = ImageDataset(parts["train"], preprocess, transform, seed)
         self._calibration = ImageDataset(parts["train"], preprocess, plain)
-        self._val = ImageDataset(parts["val"], preprocess, plain)
-        self._test = ImageDataset(parts["test"], preprocess, plain)
-        self.n_train, self.n_val, self.n_test = len(self._train), len(self._val), len(self._test)
-        if self.n_train < batch_size:
-            raise ConfigError(f"data.batch_size={batch_size}, but {self.name} has {self.n_train} training images to use")
-
-    def train_dataloader(self) -> BatchLoader[ImageBatch]:
-        """Augmented batches. A trainer sets the place by itself; elsewhere `sampler.set_epoch` and `.skip_batches` do."""
-        rank, world_size = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            rank, world_size = distributed.get_rank(), distributed.get_world_size()
-        sampler = EpochSampler(self.n_train, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
-        return BatchLoader(self._train, sampler, workers=self.workers, position=lambda: position_in_epoch(self.trainer))
-
-    def val_dataloader(self) -> BatchLoader[ImageBatch]:
-        """All validation images in order, the same in every process."""
-        return self._eval_loader(self._val)
-
-    def test_dataloader(self) -> BatchLoader[ImageBatch]:
-        """All test images in order, the same in every process."""
-        return self._eval_loader(self._test)
+        self.hold_(
+            ImageDataset(parts["train"], preprocess, transform, seed),
+            ImageDataset(parts["val"], preprocess, plain),
+            ImageDataset(parts["test"], preprocess, plain),
+        )
 
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
         """Training images as evaluation sees them.
@@ -133,6 +108,6 @@ class ImageData(LightningDataModule):
         chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
 
-    def _eval_loader(self, dataset: ImageDataset) -> BatchLoader[ImageBatch]:
-        batches = consecutive(list(range(len(dataset))), self.eval_batch_size)
-        return BatchLoader(dataset, batches, workers=self.workers)
+    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
+        """In order."""
+        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from qat.callbacks.loggers import make_loggers
 from qat.callbacks.metrics_log import append
 from qat.config import Config, ModelConfig, StageConfig
-from qat.data import Data, ImageSource, TextSource, build_data, build_source
+from qat.data import DataModule, ImageSource, TextSource, build_data, build_source
 from qat.errors import ConfigError
 from qat.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
@@ -36,7 +36,7 @@ class Run:
     folder: Path | None
     console: Console
     source: ImageSource | TextSource
-    data: Data
+    data: DataModule
     model: FloatModel
     loggers: list[Logger]
 
@@ -84,7 +84,7 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
 
 def open_data(
     config: Config, source: ImageSource | TextSource, preprocessing: Mapping[str, Any], tokenizer: Any = None
-) -> Data:
+) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
     options = {key: value for key, value in asdict(config.data).items() if key not in ("source", "root", "options")}
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **options)

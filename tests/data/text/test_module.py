@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from qat.data.text.batch import TextBatch
+from qat.data.text.batch import TextBatch, UnitDataset
 from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData, by_length, check_truncation
 from qat.data.text.source import Sentence, TextSource, TextTable
@@ -55,6 +55,7 @@ def test_test_batches_hold_every_text_once_in_a_fixed_random_order() -> None:
     lengths = [batch.inputs[0].shape[1] for batch in batches]
     assert lengths != sorted(lengths), "the first batches are a fair sample of all lengths"
     assert all(_same(a, b) for a, b in zip(batches, data.test_dataloader(), strict=True))
+    assert isinstance(data._test, UnitDataset)
     positions = [position for keys in by_length(data._test, 7, seed=0) for _, position in keys]
     assert sorted(positions) == list(range(50))
 
@@ -97,7 +98,7 @@ def test_fingerprint_follows_the_text() -> None:
 
 
 def test_too_few_texts_for_a_batch_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data.batch_size=500, but grammar/sentences has 180 training texts"):
+    with pytest.raises(ConfigError, match=r"data.batch_size=500, but grammar/sentences has 180 training samples"):
         _data(batch_size=500)
 
 
