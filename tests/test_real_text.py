@@ -29,7 +29,7 @@ def encoder_folder() -> Path:
 
 @pytest.mark.slow
 def test_minilm_on_trec_loses_next_to_nothing(shared_data: Path, encoder_folder: Path, tmp_path: Path) -> None:
-    """Two epochs on TREC: INT8 within the paired interval of FP32, every gate passed, tables and layers in 0.27 of the bytes."""
+    """Two epochs on TREC: INT8 within the paired interval of FP32, every gate passed, 0.27 of the bytes."""
     torch.set_num_threads(os.cpu_count() or 1)
     files = {"train": "train.tsv", "test": "test.tsv", "text_column": "sentence", "labels": "labels.json:coarse"}
     config = Config(

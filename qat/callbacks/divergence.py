@@ -55,4 +55,4 @@ class DivergenceGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.first = list(state_dict["first"])
-        self.last = list(state_dict["last"])
+        self.last = list(state_dict.get("last", ()))  # absent in checkpoints of 0.1.0
