@@ -12,20 +12,24 @@ _STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
 
 
 def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per run and engine: model, FP32, PTQ, QAT, INT8, drop, speed-up, size.
+    """One row per run and engine: model, FP32, PTQ, QAT, INT8, drop, speed-up, size; one model alone is the title.
 
     Args:
         reports: contents of `report.json` files.
     """
-    table = Table(title="FP32 against INT8", title_style="bold", header_style="bold")
-    table.add_column("model", overflow="fold", ratio=1)
+    models = {str(report["model"]) for report in reports}
+    title = f"{models.pop()}: FP32 against INT8" if len(models) == 1 else "FP32 against INT8"
+    table = Table(title=title, title_style="bold", header_style="bold")
+    if models:
+        table.add_column("model", overflow="fold", ratio=1)
     table.add_column("engine", no_wrap=True)
     for column in (*_STAGES.values(), "drop", "speed-up", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         table.add_section()
         for i, (engine, result) in enumerate(report["engines"].items()):
-            table.add_row(*row(report, engine, result, first=i == 0))
+            cells = row(report, engine, result, first=i == 0)
+            table.add_row(*(cells if models else cells[1:]))
     return table
 
 

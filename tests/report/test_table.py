@@ -27,8 +27,15 @@ def test_later_rows_hold_what_differs_between_engines() -> None:
 
 
 def test_table_has_one_row_per_run_and_engine() -> None:
-    assert summary_table([REPORT, REPORT]).row_count == 4
-    assert len(summary_table([]).columns) == len(row(REPORT, "x86", REPORT["engines"]["x86"]))
+    other = {**REPORT, "model": "small"}
+    assert summary_table([REPORT, other]).row_count == 4
+    assert len(summary_table([REPORT, other]).columns) == len(row(REPORT, "x86", REPORT["engines"]["x86"]))
+
+
+def test_one_model_alone_is_the_title_of_the_table() -> None:
+    table = summary_table([REPORT])
+    assert table.title == "tiny: FP32 against INT8"
+    assert [column.header for column in table.columns][:2] == ["engine", "FP32"]
 
 
 def test_summary_says_interval_gates_coverage_and_conditions() -> None:
