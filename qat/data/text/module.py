@@ -74,8 +74,9 @@ class TextData(DataModule):
         parts = _without_empty(choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed), corrupt_budget, notes)
         self.fingerprint = fingerprint(source.labels, parts)
         self._targets = parts["train"].targets
-        train, _ = _dataset(parts["train"], encoder, training=True)
-        self._calibration, cut = _dataset(parts["train"], encoder, training=False)
+        train, cut = _dataset(parts["train"], encoder, training=True)
+        one_window_each = len(train) == len(parts["train"].indices)
+        self._calibration = train if one_window_each else _dataset(parts["train"], encoder, training=False)[0]
         val, val_cut = _dataset(parts["val"], encoder, training=False)
         test, test_cut = _dataset(parts["test"], encoder, training=False)
         for kind, count, dataset in (("training", cut, train), ("validation", val_cut, val), ("test", test_cut, test)):
