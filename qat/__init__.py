@@ -6,6 +6,7 @@ The library is plain PyTorch; Lightning, Hydra, timm and transformers are only i
 from __future__ import annotations
 
 from qat.artifact import load, save_artifact, verify
+from qat.detector import load_detector
 from qat.quantization.calibrate import calibrate
 from qat.quantization.capture import capture
 from qat.quantization.convert import convert
@@ -29,6 +30,7 @@ __all__ = [
     "coverage",
     "engine_parity",
     "load",
+    "load_detector",
     "lower",
     "prepare",
     "read_manifest",

@@ -15,12 +15,15 @@ class ModelConfig:
 
     Args:
         source: library that builds it, `timm` or `huggingface`.
-        name: its name there; of a fresh Hugging Face network its type, such as `bert`; with `path` just what to call it.
+        name: its name there; of a fresh Hugging Face network its type, such as `bert` or `d_fine`; with `path` just what to call it.
         pretrained: download the hub's weights.
         path: a local model folder or checkpoint file to load instead.
         image_size: input height and width in pixels; null takes the model's own.
+        head: of a detector on a timm backbone, `fcos` or `retinanet`.
+        head_options: `channels` of its pyramid and head, `convs` before each output, `extra_levels`.
         in_channels: input channels.
-        mean, std, crop_pct, interpolation: preprocessing; null takes the model's own.
+        mean, std, crop_pct, crop_mode, interpolation: preprocessing; null takes the model's own. Detectors see the whole image:
+            crop_mode is `border` (letterbox) or `squash`.
         tokenizer: folder or hub name of another tokenizer than the model's own.
         max_length: tokens that a text may have; null takes as many as the model has positions for.
         options: further arguments of the model's constructor or configuration.
@@ -30,11 +33,14 @@ class ModelConfig:
     name: str | None = None
     pretrained: bool = False
     path: str | None = None
+    head: str | None = None
+    head_options: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
     in_channels: int = 3
     mean: list[float] | None = None
     std: list[float] | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
     interpolation: str | None = None
     tokenizer: str | None = None
     max_length: int | None = None
@@ -46,12 +52,13 @@ class DataConfig:
     """The data.
 
     Args:
-        source: of images `digits`, `folder` or `huggingface`; of text `text`, `text_hub` or `grammar`.
-        root: local folder, for `folder`, `huggingface` and `text`.
+        source: of images `digits`, `folder` or `huggingface`; of images with boxes `coco` or `shapes`; of text `text`,
+            `text_hub` or `grammar`.
+        root: local folder, for `folder`, `huggingface`, `coco` and `text`.
         options: further arguments of the source: files, column names, split names, hub name.
         batch_size, eval_batch_size: samples per batch.
         workers: loader processes.
-        augment: `none`, `flip`, `flip_crop`, `shift` or `timm`.
+        augment: `none`, `flip`, `flip_crop`, `shift` or `timm`; of images with boxes `none`, `flip`, `ssd` or `ssd_any_side_up`.
         augment_options: for `timm`, arguments of its `create_transform`.
         val_fraction: held out of train when there is no validation split.
         limit_train, limit_val, limit_test: use only so many samples.
@@ -162,7 +169,7 @@ class Config:
     """A run.
 
     Args:
-        task: `classification` (of images), `text_classification`, `token_classification` or `question_answering`.
+        task: `classification` (of images), `detection`, `text_classification`, `token_classification` or `question_answering`.
         metric: what counts as the task's metric; null takes its first one.
         seed: of weights, order and augmentation.
         engines: on which the INT8 model is evaluated and timed; the first counts as `int8`.

@@ -1,8 +1,9 @@
 """Evaluate any callable on any data, and compare two evaluations sample by sample.
 
-A metric here is a function of the *mean of per-sample statistics*: accuracy of the mean score, F1 of mean counts of true
-positives, predictions and entities, Matthews of the mean confusion matrix. That is what lets any metric have a paired interval:
-resampling samples is resampling rows of statistics.
+A metric here is a function of *per-sample statistics and how often each sample counts*. Most need the weighted mean of the
+statistics only: accuracy of the mean score, F1 of mean counts of true positives, predictions and entities, Matthews of the
+mean confusion matrix. Average precision sorts the detections of all images. That is what lets any metric have a paired
+interval: resampling samples is counting some of them more often than others.
 """
 
 from __future__ import annotations
@@ -12,11 +13,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-#: Mean statistics of shape (..., K), float64 -> points of shape (...).
-Formula = Callable[[Tensor], Tensor]
+#: Statistics of R samples (R, K) and how often each counts in B data sets (B, R), both float64 -> points (B,).
+Formula = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class OfMean:
+    """A formula that needs the mean statistics alone.
+
+    Args:
+        of_mean: mean statistics (..., K), float64 -> points (...).
+    """
+
+    of_mean: Callable[[Tensor], Tensor]
+
+    def __call__(self, statistics: Tensor, weights: Tensor) -> Tensor:
+        return self.of_mean(weights @ statistics / weights.sum(-1, keepdim=True))
 
 
 class Judge(Protocol):
@@ -35,10 +51,19 @@ class Judge(Protocol):
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
 
+    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+        """Of each thing that `decision` says about a sample, whether `other` says it as well."""
 
-def mean_score(statistics: Tensor) -> Tensor:
-    """The formula of metrics that are a mean of points per sample: accuracy, exact match."""
-    return statistics[..., 0]
+
+#: The formula of metrics that are a mean of points per sample: accuracy, exact match.
+mean_score = OfMean(lambda means: means[..., 0])
+
+
+def same(decision: Any, other: Any) -> Sequence[bool]:
+    """Equal decisions; of a sample with several (a tag per word) each one counts."""
+    if isinstance(decision, tuple):
+        return [x == y for x, y in zip(decision, other, strict=True)]
+    return [decision == other]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +74,13 @@ class Evaluation:
         decisions: one per sample, N of them.
         statistics: shape (N, K).
         formulas: metrics by name, the task's own first.
+        alike: see `Judge`.
     """
 
     decisions: Sequence[Any]
     statistics: Tensor
     formulas: Mapping[str, Formula]
-
-    @property
-    def formula(self) -> Formula:
-        return next(iter(self.formulas.values()))
+    alike: Callable[[Any, Any], Sequence[bool]] = same
 
     @property
     def metric(self) -> float:
@@ -67,8 +90,8 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Every metric in points."""
-        means = self.statistics.double().mean(0)
-        return {name: float(formula(means)) for name, formula in self.formulas.items()}
+        statistics, once = self.statistics.double(), torch.ones(1, self.count, dtype=torch.float64)
+        return {name: float(formula(statistics, once)) for name, formula in self.formulas.items()}
 
     @property
     def count(self) -> int:
@@ -100,18 +123,18 @@ def evaluate(
                 progress(len(decided))
             if limit is not None and len(decisions) >= limit:
                 break
-    return Evaluation(decisions=decisions[:limit], statistics=torch.cat(statistics)[:limit], formulas=judge.formulas)
+    return Evaluation(
+        decisions=decisions[:limit],
+        statistics=torch.cat(statistics)[:limit],
+        formulas=judge.formulas,
+        alike=judge.alike,
+    )
 
 
 def agreement(a: Evaluation, b: Evaluation) -> float:
-    """Share of decisions in which two models agree, over the samples that both have seen; of a sample with several (a tag
-    per word) each one counts."""
-    pairs = [
-        alike
-        for x, y in zip(a.decisions, b.decisions, strict=False)
-        for alike in ([i == j for i, j in zip(x, y, strict=True)] if isinstance(x, tuple) else [x == y])
-    ]
-    return float(sum(pairs) / len(pairs))
+    """Share of what `a` decides that `b` decides as well, over the samples that both have seen; 1 where `a` decides nothing."""
+    pairs = [alike for x, y in zip(a.decisions, b.decisions, strict=False) for alike in a.alike(x, y)]
+    return float(sum(pairs) / len(pairs)) if pairs else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,26 +149,33 @@ class Difference:
         return self.ci95[0] <= 0.0 <= self.ci95[1]
 
 
-def paired_difference(a: Evaluation, b: Evaluation, *, resamples: int = 4000, seed: int = 0) -> Difference:
+def paired_difference(
+    a: Evaluation, b: Evaluation, metric: str | None = None, *, resamples: int = 2000, seed: int = 0
+) -> Difference:
     """metric(a) - metric(b) with a 95 % percentile interval of the paired bootstrap over samples.
 
     Samples with equal statistics in both evaluations are interchangeable, so resampling counts of distinct rows is the same
     as resampling samples, and costs little: counts ~ Multinomial(n, shares).
 
+    Args:
+        metric: name of a formula that both have; None takes the task's own.
+
     Reference: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
+    metric = metric or next(iter(a.formulas))
     count, width = min(a.count, b.count), a.statistics.shape[1]
     both = torch.cat([a.statistics[:count], b.statistics[:count]], 1).double().numpy()
     rows, counts = np.unique(both, axis=0, return_counts=True)
+    first, second = torch.from_numpy(rows[:, :width]), torch.from_numpy(rows[:, width:])
 
-    def difference(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        tensor = torch.from_numpy(means)
-        return (a.formula(tensor[..., :width]) - b.formula(tensor[..., width:])).numpy()
+    def difference(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        weights = torch.from_numpy(drawn).double()
+        return np.asarray(a.formulas[metric](first, weights) - b.formulas[metric](second, weights))
 
     rng = np.random.default_rng(seed)
     draws = [
-        difference(rng.multinomial(count, counts / count, size=size) @ rows / count)
+        difference(rng.multinomial(count, counts / count, size=size))
         for size in np.diff(np.r_[0 : resamples : min(500, resamples), resamples])
     ]
     low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
-    return Difference(value=float(difference(counts @ rows / count)), ci95=(float(low), float(high)), count=count)
+    return Difference(value=float(difference(counts[None])[0]), ci95=(float(low), float(high)), count=count)

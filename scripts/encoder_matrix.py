@@ -26,7 +26,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import qat
-from qat.models.huggingface import EncoderModel, fresh_config, inputs_of
+from qat.models.hf_common import fresh_config
+from qat.models.huggingface import EncoderModel, inputs_of
 from qat.quantization.parity import engine_parity
 from qat.report.report import environment
 

@@ -22,7 +22,8 @@ from transformers import AutoModelForSequenceClassification
 import qat
 from qat.artifact import size_bytes
 from qat.benchmark import measure
-from qat.models.huggingface import EncoderModel, fresh_config
+from qat.models.hf_common import fresh_config
+from qat.models.huggingface import EncoderModel
 from qat.report.report import environment
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qat.evaluate import Difference, Evaluation, Formula, agreement, evaluate, mean_score, paired_difference
+from qat.evaluate import Difference, Evaluation, Formula, OfMean, agreement, evaluate, mean_score, paired_difference, same
 from qat.tasks.formulas import entity_f1, matthews
 from tests.evaluations import evaluation
 
@@ -32,6 +32,9 @@ class Nearest:
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
         right: Tensor = torch.tensor(decisions) == batch[1]
         return 100.0 * right.float().unsqueeze(1)
+
+    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+        return same(decision, other)
 
 
 def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:
@@ -163,15 +166,40 @@ def test_agreement_counts_every_decision_of_a_sample_with_several() -> None:
 
 
 @pytest.mark.parametrize(("formula", "width"), [(entity_f1, 3), (matthews, 4)])
-def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over_samples(formula: Formula, width: int) -> None:
+def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over_samples(
+    formula: Callable[[Tensor], Tensor], width: int
+) -> None:
     """Reference: resample whole samples, sum their statistics, apply the formula."""
     rng = np.random.default_rng(0)
     count, resamples = 300, 4000
     a, b = (torch.from_numpy(np.sort(rng.integers(0, 4, (count, width)))).float() for _ in range(2))
-    both = [Evaluation(decisions=list(range(count)), statistics=s, formulas={"metric": formula}) for s in (a, b)]
+    both = [Evaluation(decisions=list(range(count)), statistics=s, formulas={"metric": OfMean(formula)}) for s in (a, b)]
     found = paired_difference(*both, resamples=resamples)
     chosen = np.random.default_rng(7).integers(0, count, (resamples, count))
     expected = (formula(a.double()[chosen].mean(1)) - formula(b.double()[chosen].mean(1))).numpy()
     assert found.value == pytest.approx(both[0].metric - both[1].metric)
     error = np.sqrt(0.025 * 0.975 / resamples) / 0.0584 * expected.std()
     assert found.ci95 == pytest.approx(tuple(np.percentile(expected, [2.5, 97.5])), abs=5 * np.sqrt(2) * error)
+
+
+def test_agreement_asks_the_judge_what_is_alike_and_a_model_that_decides_nothing_agrees() -> None:
+    def found(decision: Any, other: Any) -> list[bool]:
+        return [thing in other for thing in decision]
+
+    a, b, none = (
+        Evaluation(decisions=d, statistics=torch.zeros(2, 1), formulas={"score": mean_score}, alike=found)
+        for d in ([{1, 2}, {3}], [{1, 2, 5, 6}, {4}], [set(), set()])
+    )
+    assert agreement(a, b) == 2 / 3
+    assert agreement(b, a) == 2 / 5
+    assert agreement(none, a) == 1.0
+
+
+def test_paired_difference_of_a_named_metric() -> None:
+    formulas = {"score": mean_score, "other": OfMean(lambda means: means[..., 1])}
+    a, b = (
+        Evaluation(decisions=[0, 1], statistics=torch.tensor(rows), formulas=formulas)
+        for rows in ([[1.0, 5.0], [2.0, 7.0]], [[1.0, 2.0], [1.0, 2.0]])
+    )
+    assert paired_difference(a, b).value == 0.5
+    assert paired_difference(a, b, "other").value == 4.0

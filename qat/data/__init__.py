@@ -14,6 +14,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from qat.data.detection.coco import coco_source
+from qat.data.detection.module import DetectionData
+from qat.data.detection.shapes import shapes_source
+from qat.data.detection.source import BoxSource
 from qat.data.digits import digits_source
 from qat.data.folder import folder_source
 from qat.data.huggingface import huggingface_source
@@ -28,17 +32,22 @@ from qat.data.text.module import TextData, check_truncation
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
 
-SOURCES: dict[str, Callable[..., ImageSource | TextSource]] = {
+#: What a data set offers, by kind.
+DataSource = ImageSource | BoxSource | TextSource
+
+SOURCES: dict[str, Callable[..., DataSource]] = {
     "digits": digits_source,
     "folder": folder_source,
     "huggingface": huggingface_source,
+    "coco": coco_source,
+    "shapes": shapes_source,
     "text": text_source,
     "text_hub": text_hub_source,
     "grammar": grammar_source,
 }
 
 
-def build_source(source: str, **options: Any) -> ImageSource | TextSource:
+def build_source(source: str, **options: Any) -> DataSource:
     """Find the samples and labels of a source; no image is decoded and no text is encoded yet.
 
     Args:
@@ -62,17 +71,19 @@ def build_source(source: str, **options: Any) -> ImageSource | TextSource:
 
 
 def build_data(
-    source: ImageSource | TextSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any
+    source: DataSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any
 ) -> DataModule:
     """The data module of a source.
 
     Args:
         preprocessing: the record of the float model or of an artifact, see `FloatModel`.
         tokenizer: of a text model.
-        options: see `ImageData` and `TextData`; those of the other kind of data are left aside.
+        options: see `ImageData`, `DetectionData` and `TextData`; those of other kinds of data are left aside.
     """
     if isinstance(source, ImageSource):
         return ImageData(source, preprocessing=preprocessing, **_taken(ImageData, options))
+    if isinstance(source, BoxSource):
+        return DetectionData(source, preprocessing=preprocessing, **_taken(DetectionData, options))
     refuse = check_truncation(options.get("truncation", "truncate"))
     encoder = Encoder.from_record(preprocessing, tokenizer, refuse_long=refuse, stride=options.get("stride", 0))
     encoder.check_known(source.train.examples[:1000])
@@ -84,4 +95,16 @@ def _taken(module: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in allowed}
 
 
-__all__ = ["SOURCES", "DataModule", "ImageData", "ImageSource", "TextData", "TextSource", "build_data", "build_source"]
+__all__ = [
+    "SOURCES",
+    "BoxSource",
+    "DataModule",
+    "DataSource",
+    "DetectionData",
+    "ImageData",
+    "ImageSource",
+    "TextData",
+    "TextSource",
+    "build_data",
+    "build_source",
+]

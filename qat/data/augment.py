@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from qat.data.preprocess import ImagePreprocess
+from qat.preprocess import ImagePreprocess
 from qat.errors import ConfigError, near
 
 Transform = Callable[[Image.Image, random.Random], Image.Image]
@@ -96,12 +96,12 @@ def _timm(
     image: Image.Image,
     rng: random.Random,
 ) -> Image.Image:
-    with _seeded(rng.getrandbits(32)):
+    with seeded(rng.getrandbits(32)):
         return colour(geometry(image))
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the three global generators that timm and torchvision draw from, and put them back afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from qat.data.augment import Transform
 from qat.data.decode import decode
 from qat.data.parts import Part
-from qat.data.preprocess import ImagePreprocess
+from qat.preprocess import ImagePreprocess
 from qat.data.sampler import Key
 from qat.data.source import ImageTable
 

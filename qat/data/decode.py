@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from qat.data.preprocess import to_8_bit
+from qat.preprocess import to_8_bit
 from qat.data.source import ImageTable
 from qat.errors import DataError
 

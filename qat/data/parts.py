@@ -17,6 +17,7 @@ from qat.data.split import hold_out, stratified
 from qat.errors import DataError
 
 AnyTable = TypeVar("AnyTable", bound=Table)
+AnyImages = TypeVar("AnyImages", bound=ImageTable)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +65,9 @@ def choose(
     return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
 
 
-def drop_corrupt(parts: Mapping[str, Part[ImageTable]], budget: float) -> tuple[dict[str, Part[ImageTable]], tuple[str, ...]]:
+def drop_corrupt(
+    parts: Mapping[str, Part[AnyImages]], budget: float
+) -> tuple[dict[str, Part[AnyImages]], tuple[str, ...]]:
     """Leave out the images that cannot be decoded, each with its target.
 
     Returns:
@@ -73,7 +76,7 @@ def drop_corrupt(parts: Mapping[str, Part[ImageTable]], budget: float) -> tuple[
     Raises:
         DataError: more than `budget`, a fraction of all, or a part of which nothing remains.
     """
-    kept: dict[str, Part[ImageTable]] = {}
+    kept: dict[str, Part[AnyImages]] = {}
     corrupt: list[str] = []
     for name, part in parts.items():
         found = find_corrupt(part.table, part.indices)

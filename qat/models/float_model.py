@@ -24,6 +24,7 @@ class FloatModel:
             `crop_pct`, `interpolation`, `value_range` [0, 1] of the pixels, and then `mean` and `std` per channel.
             For text: `kind` "text", `inputs` (names, in order) and `max_length` in tokens.
         tokenizer: of a text model.
+        task_options: what the task has to know about this model: of a detector its `criterion` and the `postprocessing` record.
         files: what has to travel in the artifact beside the network, by path.
     """
 
@@ -34,3 +35,4 @@ class FloatModel:
     dynamic_dims: tuple[tuple[int, ...], ...] | None = None
     tokenizer: Any = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,13 +1,8 @@
-"""Hugging Face encoders with a head for the task: a hub name, a local folder, or a fresh network from a configuration.
-
-Weights are read from safetensors, or by torch.load with weights_only; code that a repository carries is never run.
-"""
+"""Hugging Face encoders with a head for the task: a hub name, a local folder, or a fresh network from a configuration."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
 )
-from transformers.utils.logging import disable_progress_bar
 
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
+from qat.models.hf_common import fresh_config, load_pretrained, local_folder
 from qat.models.tokenizer import learn_tokenizer, load_tokenizer, tokenizer_files
 
 #: Task -> head, and the fields of its output that the task reads.
@@ -38,8 +31,6 @@ HEADS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 #: Inputs that a captured encoder may have, in the order in which it takes them.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-_log = logging.getLogger(__name__)
 
 
 class EncoderModel(nn.Module):
@@ -105,9 +96,9 @@ def build_huggingface(
     if labels:
         settings |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     if pretrained or path is not None:
-        source = name if path is None else str(_folder(path))
+        source = name if path is None else str(local_folder(path))
         tokens = load_tokenizer(tokenizer or source, local=tokenizer is None and path is not None)
-        model = _load(head, source, local=path is not None, settings=settings)
+        model = load_pretrained(head, source, local=path is not None, settings=settings)
     else:
         config = fresh_config(name, settings)
         tokens = load_tokenizer(tokenizer) if tokenizer else learn_tokenizer(data.corpus(), size=_vocabulary(config))
@@ -128,25 +119,6 @@ def build_huggingface(
         tokenizer=tokens,
         files=tokenizer_files(tokens),
     )
-
-
-def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:
-    """The configuration of a fresh network.
-
-    Raises:
-        ConfigError: transformers has no such type, or it has no such option.
-    """
-    if model_type not in CONFIG_MAPPING:
-        raise ConfigError(
-            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING)[:300]} For weights give "
-            "model.path=FOLDER, or model.pretrained=true with a name on the hub."
-        )
-    known = {option for option in vars(AutoConfig.for_model(model_type)) if not option.startswith("_")}
-    for option in settings:
-        if option not in known and option not in ("id2label", "label2id"):
-            raise ConfigError(f"{model_type} has no option {option!r}.{near(option, known)[:300]}")
-    config: PretrainedConfig = AutoConfig.for_model(model_type, **settings)
-    return config
 
 
 def inputs_of(model: nn.Module, offered: Iterable[str]) -> tuple[str, ...]:
@@ -195,47 +167,5 @@ def check_vocabulary(tokens: int, model: Any, name: str) -> None:
         )
 
 
-def _folder(path: str) -> Path:
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"model.path: {path} is no folder of a Hugging Face model: it has no config.json")
-    return folder
-
-
-def _load(head: Any, source: str, *, local: bool, settings: Mapping[str, Any]) -> Any:
-    try:
-        model, info = head.from_pretrained(
-            source,
-            local_files_only=local,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **settings,
-        )
-    except Exception as error:  # transformers, huggingface_hub, safetensors and httpx raise their own types
-        raise ConfigError(
-            f"{source} cannot be loaded: {type(error).__name__}: {str(error)[:500]}"
-            + ("" if local else "\nWithout network give a local folder as model.path.")
-        ) from error
-    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    fresh = sorted({*info["missing_keys"], *mismatched})
-    inside = [key for key in fresh if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
-    if inside:
-        raise ConfigError(
-            f"the weights of {source} do not fit: {len(inside)} tensors are missing or have another shape, first "
-            f"{', '.join(inside[:5])}. Check that config.json belongs to them."
-        )
-    if fresh:
-        _log.info("%s has no weights for %s: they start fresh", source, ", ".join(fresh))
-    return model
-
-
 def _vocabulary(config: PretrainedConfig) -> int:
     return int(config.vocab_size)
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader workers
-disable_progress_bar()  # type: ignore[no-untyped-call]
-for _name in ("transformers", "huggingface_hub", "httpx"):
-    logging.getLogger(_name).setLevel(logging.ERROR)

@@ -63,8 +63,8 @@ def build_timm(
     config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     height, width = config["input_size"][1:] if image_size is None else (image_size, image_size)
     if file is not None:
-        classifier = pretrained_cfg["classifier"]
-        load_weights_(module, file, classifiers=(classifier,) if isinstance(classifier, str) else classifier)
+        heads = pretrained_cfg["classifier"]
+        load_weights_(module, file, classifiers=(heads,) if isinstance(heads, str) else heads)
     preprocessing = _preprocessing(
         channels=in_channels,
         height=height,

@@ -20,6 +20,7 @@ from qat.quantization.coverage import coverage
 from qat.quantization.engines import lower
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
+from qat.report.plots import draw
 from qat.report.report import EngineResult, Report, environment
 
 
@@ -47,6 +48,7 @@ def assess(
     drop = paired_difference(stages["fp32"], int8)
     gates.append(simulation_gate(prepared, program, sample, simulated=stages["fake_quant"], int8=int8))
     gates.append(budget_gate(drop, config.gate.max_drop))
+    draw(config.task, run.data, stages["fp32"], int8, folder / "plots")
     latencies = time_engines(run, network, program)
     metrics = {**{name: stage.metric for name, stage in stages.items()}, "int8": int8.metric}
     artifact = write_artifact(run, folder / "artifact", program, tuple(x[:2] for x in sample), metrics, network)
@@ -60,6 +62,8 @@ def assess(
         metric=make_task(run, network, config.qat).metric,
         stages=metrics,
         drop=drop,
+        drops={name: drop if i == 0 else paired_difference(stages["fp32"], int8, name) for i, name in enumerate(int8.formulas)},
+        agreement=agreement(stages["fp32"], int8),
         simulation_delta=stages["fake_quant"].metric - int8.metric,
         simulation_agreement=agreement(stages["fake_quant"], int8),
         engines={
@@ -95,6 +99,7 @@ def write_artifact(
             "model": run.model.name,
             "labels": list(run.data.labels),
             "preprocessing": run.model.preprocessing,
+            **{key: value for key, value in run.model.task_options.items() if key == "postprocessing"},
             "metrics": {name: round(value, 4) for name, value in metrics.items()},
             "recipe": run.config.recipe,
             "commit": environment()["commit"],

@@ -189,7 +189,12 @@ def _with_artifact_data(run: Run) -> Run:
         from qat.models.tokenizer import FOLDER, load_tokenizer  # transformers takes seconds to import
 
         tokenizer = load_tokenizer(_artifact(run.config) / FOLDER)
-    return replace(run, data=open_data(run.config, run.source, manifest["preprocessing"], tokenizer))
+    options = {key: manifest[key] if key == "postprocessing" else value for key, value in run.model.task_options.items()}
+    return replace(
+        run,
+        data=open_data(run.config, run.source, manifest["preprocessing"], tokenizer),
+        model=replace(run.model, task_options=options),
+    )
 
 
 def _sample(run: Run) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from qat.callbacks.loggers import make_loggers
 from qat.callbacks.metrics_log import append
 from qat.config import Config, ModelConfig, StageConfig
-from qat.data import DataModule, ImageSource, TextSource, build_data, build_source
+from qat.data import DataModule, DataSource, build_data, build_source
 from qat.errors import ConfigError
 from qat.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
@@ -35,7 +35,7 @@ class Run:
     config: Config
     folder: Path | None
     console: Console
-    source: ImageSource | TextSource
+    source: DataSource
     data: DataModule
     model: FloatModel
     loggers: list[Logger]
@@ -61,7 +61,7 @@ def open_run(config: Config, folder: Path | None, console: Console) -> Run:
 
 #: Keys of `model` that only one library's models have.
 _ONLY = {
-    "timm": ("image_size", "in_channels", "mean", "std", "crop_pct", "interpolation"),
+    "timm": ("in_channels", "crop_pct", "interpolation", "head", "head_options"),
     "huggingface": ("tokenizer", "max_length"),
 }
 
@@ -83,7 +83,7 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
 
 
 def open_data(
-    config: Config, source: ImageSource | TextSource, preprocessing: Mapping[str, Any], tokenizer: Any = None
+    config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None
 ) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
     options = {key: value for key, value in asdict(config.data).items() if key not in ("source", "root", "options")}
@@ -124,6 +124,7 @@ def make_task(run: Run, network: nn.Module, stage: StageConfig) -> Task:
         labels=run.data.labels,
         metric=run.config.metric,
         label_smoothing=stage.label_smoothing,
+        **run.model.task_options,
         optimizer=OptimizerFactory(
             name=stage.optimizer,
             lr=stage.lr,

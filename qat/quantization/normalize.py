@@ -36,6 +36,8 @@ SPELLING = {
     aten.multiply.Tensor: aten.mul.Tensor,
     aten.min.other: aten.minimum.default,
     aten.max.other: aten.maximum.default,
+    aten.concat.default: aten.cat.default,
+    aten.concatenate.default: aten.cat.default,
 }
 
 
@@ -71,6 +73,11 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
     if _changes_nothing(node):
         replace_(graph, node, node.args[0])
         return
+    if _overwrites_everything(node):
+        replace_(graph, node, node.args[1])
+        return
+    if node.target is aten.empty.memory_format:  # what is overwritten later may as well start as zeros
+        node.target = aten.zeros.default
     if node.target in SPELLING:
         if node.target is aten.relu6.default:
             node.args = (node.args[0], 0.0, 6.0)
@@ -97,10 +104,25 @@ def _changes_nothing(node: GraphNode) -> bool:
     if node.target is aten.add.Tensor:
         return same and not isinstance(node.args[1], fx.Node) and node.args[1] == 0
     if node.target is aten.slice.Tensor:
-        given = list(node.args[2:])
-        start, end, step = given + [None, None, 1][len(given) :]
-        return start in (None, 0) and end in (None, sys.maxsize) and step == 1
+        return _whole(node.args[2:])
     return same and node.target is aten.to.dtype
+
+
+def _overwrites_everything(node: GraphNode) -> bool:
+    """A copy into a tensor of the same kind, or into a slice that is the whole of it: the value is what is copied."""
+    if node.target is aten.slice_scatter.default:
+        return _whole(node.args[3:])
+    if node.target is not aten.copy.default:
+        return False
+    kinds = [(str(arg.meta["val"].shape), arg.meta["val"].dtype) for arg in node.args[:2]]
+    return kinds[0] == kinds[1]
+
+
+def _whole(bounds: tuple[Any, ...]) -> bool:
+    """Whether (start, end, step) of a slice, as far as they are given, select everything."""
+    given = list(bounds)
+    start, end, step = given + [None, None, 1][len(given) :]
+    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
 
 
 def _explicit_padding_(node: GraphNode) -> None:

@@ -43,7 +43,12 @@ class EngineResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything a run found out."""
+    """Everything a run found out.
+
+    Args:
+        drop: FP32 - INT8 in the task's metric; `drops` the same in every metric.
+        agreement: share of FP32's decisions that INT8 makes as well.
+    """
 
     task: str
     recipe: str
@@ -54,6 +59,8 @@ class Report:
     metric: str
     stages: Mapping[str, float]
     drop: Difference
+    drops: Mapping[str, Difference]
+    agreement: float
     simulation_delta: float
     simulation_agreement: float
     engines: Mapping[str, EngineResult]
@@ -75,7 +82,9 @@ class Report:
             "metric": {"name": self.metric, "unit": "points", "higher_is_better": True},
             "stages": {name: round(value, 4) for name, value in self.stages.items()},
             "metrics": {s: {n: round(v, 4) for n, v in values.items()} for s, values in self.metrics.items()},
-            "drop": {"value": round(self.drop.value, 4), "ci95": [round(x, 4) for x in self.drop.ci95]},
+            "drop": _difference(self.drop),
+            "drops": {name: _difference(drop) for name, drop in self.drops.items()},
+            "agreement": round(self.agreement, 6),
             "simulation": {"delta": round(self.simulation_delta, 4), "agreement": round(self.simulation_agreement, 6)},
             "engines": {name: result.to_json() for name, result in self.engines.items()},
             "coverage": {
@@ -102,6 +111,10 @@ class Report:
             "simulation/agreement": self.simulation_agreement,
             "artifact/bytes": float(self.artifact["bytes"]),
         }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {"value": round(difference.value, 4), "ci95": [round(x, 4) for x in difference.ci95]}
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from qat.errors import ConfigError, near
 from qat.tasks.classification import ClassificationTask
+from qat.tasks.detection import DetectionTask
 from qat.tasks.optimizer import OptimizerFactory
 from qat.tasks.question_answering import QuestionAnsweringTask
 from qat.tasks.task import Task
@@ -14,6 +15,7 @@ from qat.tasks.token_classification import TokenClassificationTask
 
 TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,
+    "detection": DetectionTask,
     "text_classification": TextClassificationTask,
     "token_classification": TokenClassificationTask,
     "question_answering": QuestionAnsweringTask,
@@ -43,6 +45,7 @@ def build_task(name: str, **options: Any) -> Task:
 __all__ = [
     "TASKS",
     "ClassificationTask",
+    "DetectionTask",
     "OptimizerFactory",
     "QuestionAnsweringTask",
     "Task",

@@ -1,4 +1,4 @@
-"""Formulas of classification metrics from mean statistics; see `qat.evaluate` for why they take means.
+"""Formulas of classification metrics from mean statistics; `OfMean` makes them formulas of statistics and weights.
 
 Every ratio with an empty denominator is 0, as torchmetrics and scikit-learn have it.
 """

@@ -11,15 +11,11 @@ from torch import Tensor
 from torchmetrics.functional.text import squad
 
 from qat.data.text.batch import IGNORED
-from qat.evaluate import Formula, mean_score
+from qat.evaluate import Formula, OfMean, mean_score
 from qat.tasks.task import Task
 
 #: Answers of more tokens are not considered.
 MAX_ANSWER_TOKENS = 30
-
-
-def _second(statistics: Tensor) -> Tensor:
-    return statistics[..., 1]
 
 
 class QuestionAnsweringTask(Task):
@@ -34,7 +30,7 @@ class QuestionAnsweringTask(Task):
 
     reads = "questions"
 
-    known: ClassVar[Mapping[str, Formula]] = {"f1": mean_score, "exact_match": _second}
+    known: ClassVar[Mapping[str, Formula]] = {"f1": mean_score, "exact_match": OfMean(lambda means: means[..., 1])}
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Targets have shape (N, 2): first and last token of the answer, or 0 and 0 where the window does not hold it."""

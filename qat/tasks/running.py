@@ -5,26 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from qat.evaluate import Formula
 
 
 class RunningMetric(Metric):
-    """formula(sum of statistics / number of samples); see `qat.evaluate`."""
+    """A formula of the statistics of all samples; see `qat.evaluate`."""
 
     full_state_update = False
-    total: Tensor
-    count: Tensor
+    rows: list[Tensor]
 
     def __init__(self, formula: Formula) -> None:
         super().__init__()
         self.formula = formula
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, statistics: Tensor) -> None:
-        self.total = self.total + statistics.double().sum(0)
-        self.count = self.count + len(statistics)
+        self.rows.append(statistics)
 
     def compute(self) -> Tensor:
-        return self.formula(self.total / self.count)
+        rows = dim_zero_cat(self.rows).double().cpu()
+        return self.formula(rows, torch.ones(1, len(rows), dtype=torch.float64))[0]

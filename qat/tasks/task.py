@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from qat.errors import ConfigError, near
-from qat.evaluate import Formula
+from qat.evaluate import Formula, same
 from qat.tasks.optimizer import OptimizerFactory
 from qat.tasks.running import RunningMetric
 
@@ -23,14 +23,14 @@ class Task(LightningModule, ABC):
         labels: names of the classes or tags.
         optimizer: how its weights move.
         label_smoothing: in [0, 1).
-        metric: which of `known` counts as the task's; None takes the first.
+        metric: which of `metrics_for` counts as the task's; None takes the first.
     """
 
     #: The kind of data that the task is for, as sources name theirs.
     reads: ClassVar[str]
 
-    #: Every metric by name; see `qat.evaluate`.
-    known: ClassVar[Mapping[str, Formula]]
+    #: Every metric by name, see `qat.evaluate`; those that depend on the labels are in `metrics_for`.
+    known: ClassVar[Mapping[str, Formula]] = {}
 
     def __init__(
         self,
@@ -44,19 +44,21 @@ class Task(LightningModule, ABC):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        if metric is not None and metric not in self.known:
-            raise ConfigError(f"this task has no metric {metric!r}.{near(metric, self.known)}")
+        metrics = self.metrics_for(labels)
+        if metric is not None and metric not in metrics:
+            raise ConfigError(f"this task has no metric {metric!r}.{near(metric, metrics)}")
         self.model = model
         self.labels = tuple(labels)
         self.label_smoothing = label_smoothing
-        self.metric = metric or next(iter(self.known))
+        self.metric = metric or next(iter(metrics))
+        self.formulas = {self.metric: metrics[self.metric], **metrics}
         self._optimizer = optimizer
-        self._validated = RunningMetric(self.known[self.metric])
+        self._validated = RunningMetric(metrics[self.metric])
 
-    @property
-    def formulas(self) -> dict[str, Formula]:
-        """Every metric by name, the task's own first."""
-        return {self.metric: self.known[self.metric], **self.known}
+    @classmethod
+    def metrics_for(cls, labels: Sequence[str]) -> Mapping[str, Formula]:
+        """Every metric by name, the default first."""
+        return cls.known
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """The model's inputs in a batch."""
@@ -74,6 +76,10 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
+
+    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+        """Of each thing that `decision` says about a sample, whether `other` says it as well."""
+        return same(decision, other)
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.model(*inputs)

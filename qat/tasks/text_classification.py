@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.evaluate import Formula
+from qat.evaluate import Formula, OfMean
 from qat.tasks.formulas import accuracy, f1, matthews
 from qat.tasks.task import Task
 
@@ -24,7 +24,11 @@ class TextClassificationTask(Task):
 
     reads = "sentences"
 
-    known: ClassVar[Mapping[str, Formula]] = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
+    known: ClassVar[Mapping[str, Formula]] = {
+        "accuracy": OfMean(accuracy),
+        "f1": OfMean(f1),
+        "matthews": OfMean(matthews),
+    }
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         return F.cross_entropy(outputs, batch.targets, label_smoothing=self.label_smoothing)

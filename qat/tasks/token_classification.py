@@ -11,7 +11,7 @@ from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[impor
 from torch import Tensor
 
 from qat.data.text.batch import IGNORED
-from qat.evaluate import Formula
+from qat.evaluate import Formula, OfMean
 from qat.tasks.formulas import entity_f1, entity_precision, entity_recall
 from qat.tasks.task import Task
 
@@ -29,7 +29,11 @@ class TokenClassificationTask(Task):
 
     reads = "tagged words"
 
-    known: ClassVar[Mapping[str, Formula]] = {"f1": entity_f1, "precision": entity_precision, "recall": entity_recall}
+    known: ClassVar[Mapping[str, Formula]] = {
+        "f1": OfMean(entity_f1),
+        "precision": OfMean(entity_precision),
+        "recall": OfMean(entity_recall),
+    }
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         return F.cross_entropy(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qat.data.augment import AUGMENTS, flip, flip_crop, shift, train_transform
-from qat.data.preprocess import ImagePreprocess
+from qat.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from tests.data.samples import make_image, make_record
 

@@ -12,7 +12,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score  # type: ign
 from torch import Tensor, nn
 from torchmetrics.text import SQuAD
 
-from qat.data.text.batch import IGNORED, AskedQuestion, Examples, TaggedWords, TextBatch
+from qat.data.batch import Examples
+from qat.data.text.batch import IGNORED, AskedQuestion, TaggedWords, TextBatch
 from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData
 from qat.errors import ConfigError
@@ -94,9 +95,10 @@ def test_entity_metrics_equal_seqeval_over_a_whole_data_set(seed: int) -> None:
         task._validated.update(task.statistics(task.decide(logits, batch), batch))
     assert 40 < 100 * f1_score(true, guessed) < 95
     assert float(task._validated.compute()) == pytest.approx(100 * f1_score(true, guessed), abs=1e-4)
-    means = task._validated.total / task._validated.count
-    assert float(task.formulas["precision"](means)) == pytest.approx(100 * precision_score(true, guessed), abs=1e-4)
-    assert float(task.formulas["recall"](means)) == pytest.approx(100 * recall_score(true, guessed), abs=1e-4)
+    rows = torch.cat(task._validated.rows).double()
+    once = torch.ones(1, len(rows), dtype=torch.float64)
+    assert float(task.formulas["precision"](rows, once)) == pytest.approx(100 * precision_score(true, guessed), abs=1e-4)
+    assert float(task.formulas["recall"](rows, once)) == pytest.approx(100 * recall_score(true, guessed), abs=1e-4)
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -180,8 +182,9 @@ def test_question_metrics_equal_torchmetrics_over_all_questions() -> None:
     expected = metric.compute()
     assert float(rows[:, 0].mean()) == pytest.approx(float(expected["f1"]), abs=1e-3)
     assert float(rows[:, 1].mean()) == pytest.approx(float(expected["exact_match"]), abs=1e-3)
-    means = rows.double().mean(0)
-    assert [float(formula(means)) for formula in task.formulas.values()] == pytest.approx(means.tolist())
+    once = torch.ones(1, len(rows), dtype=torch.float64)
+    found = [float(formula(rows.double(), once)) for formula in task.formulas.values()]
+    assert found == pytest.approx(rows.double().mean(0).tolist())
 
 
 @pytest.mark.parametrize("max_length", [64, 26])

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from qat.data.batch import Examples
 from qat.data.sampler import Key
 
 #: Target of tokens that are no first token of a word, and of padding; what PyTorch's cross entropy ignores.
 IGNORED = -100
-
-
-@final
-class Examples:
-    """What a task reads of each example beside the tensors; opaque, so that moving a batch to a device leaves it alone."""
-
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.items = tuple(items)
 
 
 class TextBatch(NamedTuple):

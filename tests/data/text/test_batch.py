@@ -5,7 +5,8 @@ import pickle
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 
-from qat.data.text.batch import IGNORED, Examples, TextBatch, UnitDataset
+from qat.data.batch import Examples
+from qat.data.text.batch import IGNORED, TextBatch, UnitDataset
 from qat.data.text.grammar import grammar_source
 from tests.data.text.samples import encoder
 

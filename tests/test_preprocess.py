@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from qat.data.preprocess import ImagePreprocess, to_8_bit
+from qat.preprocess import ImagePreprocess, to_8_bit
 from qat.errors import ConfigError, DataError
 from qat.models.timm import build_timm
 from tests.data.samples import make_image, make_record

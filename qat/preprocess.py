@@ -23,6 +23,30 @@ CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where an image stands in the model's input: x_input = x_image * scale_x + left, and y alike; pixels."""
+
+    scale_x: float
+    scale_y: float
+    left: int
+    top: int
+
+    def to_input(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) as x1, y1, x2, y2 on the image -> on the input."""
+        return boxes * self._scale() + self._shift()
+
+    def to_image(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) on the input -> on the image; those in the border lie outside of it."""
+        return (boxes - self._shift()) / self._scale()
+
+    def _scale(self) -> Tensor:
+        return torch.tensor([self.scale_x, self.scale_y] * 2)
+
+    def _shift(self) -> Tensor:
+        return torch.tensor([self.left, self.top] * 2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImagePreprocess:
     """Resize, crop, scale to [0, 1], subtract the mean, divide by the standard deviation.
 
@@ -95,6 +119,16 @@ class ImagePreprocess:
             image = image.resize(size, INTERPOLATIONS[self.interpolation])
         fill = tuple(round(255 * mean) for mean in self.mean) if self.crop_mode == "border" else (0,) * self.channels
         return _center(image, self.width, self.height, fill)
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Where an image of this size stands in what `fit` makes of it."""
+        to_width, to_height = self._resized(width, height)
+        return Placement(
+            scale_x=to_width / width,
+            scale_y=to_height / height,
+            left=-_offset(to_width, self.width),
+            top=-_offset(to_height, self.height),
+        )
 
     def normalise(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
         """(pixels / 255 - mean) / std.

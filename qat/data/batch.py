@@ -1,0 +1,14 @@
+"""What batches of every kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+
+@final
+class Examples:
+    """What a task reads of each example beside the tensors; opaque, so that moving a batch to a device leaves it alone."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = tuple(items)

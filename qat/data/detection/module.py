@@ -1,0 +1,116 @@
+"""Detection data: from a source to batches that are equal bit for bit in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from qat.data.detection.augment import BoxAugment
+from qat.data.detection.batch import DetectionDataset
+from qat.data.detection.source import BoxSource, BoxTable
+from qat.data.module import DataModule, check_at_least, check_fraction
+from qat.data.parts import Part, choose, drop_corrupt, fingerprint
+from qat.data.sampler import Key, consecutive
+from qat.data.split import stratified
+from qat.errors import ConfigError, DataError
+from qat.preprocess import ImagePreprocess
+
+
+@final
+class DetectionData(DataModule):
+    """`DetectionBatch`es of a source; see `DataModule` for what it shares with others.
+
+    Args:
+        source: the images and their boxes.
+        preprocessing: the record of the float model, see `FloatModel`.
+        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        augment: "none", "flip", "ssd" or "ssd_any_side_up".
+        val_fraction: share of the training images held out when the source has no validation split.
+        limit_train, limit_val, limit_test: use only so many, chosen at random; None uses all.
+        corrupt_budget: share of the images that may be undecodable; they are left out with their boxes and named.
+        verify: decode every image once, now, and compare its size with the one that its boxes were drawn for.
+
+    Raises:
+        ConfigError: an option out of range.
+        DataError: more undecodable images than the budget allows, or an image of another size than annotated.
+    """
+
+    def __init__(
+        self,
+        source: BoxSource,
+        *,
+        preprocessing: Mapping[str, Any],
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        augment: str = "none",
+        augment_options: Mapping[str, Any] | None = None,
+        val_fraction: float = 0.1,
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+        corrupt_budget: float = 0.01,
+        verify: bool = True,
+    ) -> None:
+        super().__init__(
+            name=source.name,
+            labels=source.labels,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            seed=seed,
+            split_seed=split_seed,
+        )
+        limits = {"train": limit_train, "val": limit_val, "test": limit_test}
+        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
+        check_fraction("val_fraction", val_fraction)
+        if augment_options:
+            raise ConfigError(f"augment_options {sorted(augment_options)} are for images without boxes; leave them out")
+        preprocess = ImagePreprocess.from_record(preprocessing)
+        plain = BoxAugment("none")
+        parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
+        corrupt: tuple[str, ...] = ()
+        if verify:
+            parts, corrupt = drop_corrupt(parts, corrupt_budget)
+            for part in parts.values():
+                _check_sizes(part)
+        self.notes = (*source.notes, *(f"left out {name}" for name in corrupt))
+        self.fingerprint = fingerprint(source.labels, parts)
+        self._calibration = DetectionDataset(parts["train"], preprocess, plain)
+        self.hold_(
+            DetectionDataset(parts["train"], preprocess, BoxAugment(augment), seed),
+            DetectionDataset(parts["val"], preprocess, plain),
+            DetectionDataset(parts["test"], preprocess, plain),
+        )
+
+    @property
+    def test_images(self) -> DetectionDataset:
+        """The test images, for whoever wants to look at some."""
+        assert isinstance(self._test, DetectionDataset)
+        return self._test
+
+    def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
+        """A fixed random choice of training images as evaluation sees them."""
+        check_at_least(1, calibration_batches=count)
+        chosen = stratified(self._calibration.table.targets[self._calibration.indices], count * self.batch_size, seed=0)
+        return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
+
+    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
+        """In order."""
+        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
+
+
+def _check_sizes(part: Part[BoxTable]) -> None:
+    """Refuse an image whose boxes were drawn for another size; only headers are read."""
+    for index in part.indices.tolist():
+        found, stated = part.table.open(index).size, part.table.size(index)
+        if found != stated:
+            raise DataError(
+                f"{part.table.name(index)} is {found[0]}x{found[1]} pixels, its annotations are for {stated[0]}x{stated[1]}: "
+                "the boxes would stand elsewhere. Correct the annotations or the file."
+            )

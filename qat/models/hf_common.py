@@ -1,0 +1,97 @@
+"""What all Hugging Face models share: configurations of fresh networks, and loading that is strict and runs no foreign code.
+
+Weights are read from safetensors, or by torch.load with weights_only; code that a repository carries is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
+
+from qat.errors import ConfigError, near
+
+_log = logging.getLogger(__name__)
+
+
+def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:
+    """The configuration of a fresh network.
+
+    Raises:
+        ConfigError: transformers has no such type, or it has no such option.
+    """
+    if model_type not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING)[:300]} For weights give "
+            "model.path=FOLDER, or model.pretrained=true with a name on the hub."
+        )
+    known = {option for option in vars(AutoConfig.for_model(model_type)) if not option.startswith("_")}
+    for option in settings:
+        if option not in known and option not in ("id2label", "label2id"):
+            raise ConfigError(f"{model_type} has no option {option!r}.{near(option, known)[:300]}")
+    config: PretrainedConfig = AutoConfig.for_model(model_type, **settings)
+    return config
+
+
+def local_folder(path: str) -> Path:
+    """The folder of a Hugging Face model; `ConfigError` when it holds none."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path: {path} is no folder of a Hugging Face model: it has no config.json")
+    return folder
+
+
+def load_pretrained(
+    head: Any, source: str, *, local: bool, settings: Mapping[str, Any], classes_inside: bool = False
+) -> Any:
+    """A model with a head, from the hub or a local folder; what depends on the number of classes may start fresh.
+
+    Args:
+        head: an `AutoModelFor...`.
+        settings: further arguments of the configuration.
+        classes_inside: whether layers of the body depend on the number of classes, too (detectors): a tensor there may start
+            fresh when its first dimension alone differs.
+
+    Raises:
+        ConfigError: it cannot be loaded, or tensors are missing or have another shape.
+    """
+    try:
+        model, info = head.from_pretrained(
+            source,
+            local_files_only=local,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except Exception as error:  # transformers, huggingface_hub, safetensors and httpx raise their own types
+        raise ConfigError(
+            f"{source} cannot be loaded: {type(error).__name__}: {str(error)[:500]}"
+            + ("" if local else "\nWithout network give a local folder as model.path.")
+        ) from error
+    mismatched = {key: (tuple(stored), tuple(own)) for key, stored, own in info["mismatched_keys"]}
+    resized = {key for key, (stored, own) in mismatched.items() if classes_inside and stored[1:] == own[1:]}
+    fresh = sorted({*info["missing_keys"], *mismatched})
+    body = f"{model.base_model_prefix}."
+    inside = [key for key in fresh if key.startswith(body) and "pooler" not in key and key not in resized]
+    if inside:
+        raise ConfigError(
+            f"the weights of {source} do not fit: {len(inside)} tensors are missing or have another shape, first "
+            f"{', '.join(inside[:5])}. Check that config.json belongs to them."
+        )
+    if fresh:
+        _log.info("%s has no weights for %s: they start fresh", source, ", ".join(fresh))
+    return model
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader workers
+disable_progress_bar()  # type: ignore[no-untyped-call]
+for _name in ("transformers", "huggingface_hub", "httpx"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

@@ -1,0 +1,34 @@
+"""The pictures of a run, by task; they stand in `plots/` of the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qat.data import DataModule, DetectionData
+from qat.evaluate import Evaluation
+from qat.report.detection_plots import chosen, precision_recall, save, sheet
+
+
+def draw(task: str, data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) -> list[Path]:
+    """Draw what there is to look at for this task; returns the files."""
+    return PLOTS[task](data, fp32, int8, folder) if task in PLOTS else []
+
+
+def _detection(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) -> list[Path]:
+    assert isinstance(data, DetectionData)
+    images = data.test_images
+    positions = chosen(fp32, int8)
+    boxes = sheet(
+        [images.image(i) for i in positions],
+        [images.table.name(images.indices[i]) for i in positions],
+        [images.table.boxes(images.indices[i]) for i in positions],
+        [(fp32.decisions[i], int8.decisions[i]) for i in positions],
+        data.labels,
+    )
+    curves = precision_recall(fp32, int8, data.labels)
+    return [save(curves, folder / "precision_recall.svg"), save(boxes, folder / "boxes.png")]
+
+
+#: Task -> (data, FP32, INT8, folder) -> files written.
+PLOTS: dict[str, Callable[[DataModule, Evaluation, Evaluation, Path], list[Path]]] = {"detection": _detection}

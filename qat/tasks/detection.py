@@ -1,0 +1,120 @@
+"""Object detection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from qat.average_precision import Truth, mean_average_precision, records
+from qat.errors import ConfigError
+from qat.evaluate import Formula
+from qat.postprocess import Detections, decoder, overlaps
+from qat.tasks.optimizer import OptimizerFactory
+from qat.tasks.task import Task
+
+#: From this score on a detection counts as something that the model says about an image.
+CONFIDENT = 0.5
+
+#: Another model finds it again with a box of the same class, at least this IoU and at least half that score.
+SAME_BOX = 0.5
+
+
+class Criterion(Protocol):
+    """The loss of a detector on its raw outputs."""
+
+    def __call__(self, outputs: Sequence[Tensor], corners: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """Training loss, shape (); boxes per image (M, 4) in pixels of the input, labels per image (M,)."""
+
+
+@runtime_checkable
+class TrainsItself(Protocol):
+    """A float model whose library trains it with more than its outputs: denoising queries, losses of inner layers."""
+
+    def training_loss(self, pixels: Tensor, corners: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """Training loss, shape ()."""
+
+
+class DetectionTask(Task):
+    """A detector's own loss, and COCO's average precision over `DetectionBatch`es, in pixels of the stored images.
+
+    Args:
+        model: images (N, C, H, W) -> the raw outputs that `criterion` and `postprocessing` read.
+        criterion: see `Criterion`.
+        postprocessing: the record of the float model, see `qat.postprocess`.
+        labels, optimizer, metric: see `Task`; the metric is `map`, `map50` or `map75`.
+
+    Reference: Lin et al. 2014, arXiv:1405.0312.
+    """
+
+    reads = "images with boxes"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        labels: Sequence[str],
+        optimizer: OptimizerFactory,
+        criterion: Criterion,
+        postprocessing: Mapping[str, Any],
+        label_smoothing: float = 0.0,
+        metric: str | None = None,
+    ) -> None:
+        if label_smoothing:
+            raise ConfigError("label_smoothing has no meaning for detectors, whose losses are their library's; leave it out")
+        super().__init__(model, labels=labels, optimizer=optimizer, metric=metric)
+        self._criterion = criterion
+        self._decode = decoder(postprocessing)
+
+    @classmethod
+    def metrics_for(cls, labels: Sequence[str]) -> Mapping[str, Formula]:
+        """mAP over IoU 0.5 to 0.95, at 0.5 and at 0.75, and the AP of every class."""
+        classes = len(labels)
+        return {
+            "map": mean_average_precision(classes),
+            "map50": mean_average_precision(classes, threshold=0),
+            "map75": mean_average_precision(classes, threshold=5),
+            **{f"ap/{name}": mean_average_precision(classes, label=i) for i, name in enumerate(labels)},
+        }
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not isinstance(self.model, TrainsItself):
+            return super().training_step(batch, batch_idx)
+        loss = self.model.training_loss(batch.inputs[0], batch.corners, batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.corners))
+        return loss
+
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        return self._criterion(outputs, batch.corners, batch.labels)
+
+    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+        """`Detections` of every image in pixels of the stored image."""
+        return [
+            found.placed(seen.placement.to_image(found.boxes), seen.width, seen.height)
+            for found, seen in zip(self._decode(outputs), batch.examples.items, strict=True)
+        ]
+
+    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+        """See `qat.average_precision.records`."""
+        truths = [
+            Truth(boxes=seen.boxes.corners, labels=seen.boxes.labels, crowd=seen.boxes.crowd) for seen in batch.examples.items
+        ]
+        return records(decisions, truths, classes=len(self.labels))
+
+    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+        return found_again(decision, other)
+
+
+def found_again(first: Detections, second: Detections) -> list[bool]:
+    """Of every confident detection of `first`, best first, whether `second` has one for it: of the same class, with IoU of at
+    least `SAME_BOX` and a score of at least half of `CONFIDENT`; none is taken twice."""
+    confident, likely = first[first.scores >= CONFIDENT], second[second.scores >= CONFIDENT / 2]
+    fits = overlaps(confident.boxes, likely.boxes) * (confident.labels[:, None] == likely.labels[None])
+    found = []
+    for row in range(len(confident)):
+        best = int(fits[row].argmax()) if len(likely) else -1
+        found.append(best >= 0 and float(fits[row, best]) >= SAME_BOX)
+        if found[-1]:
+            fits[:, best] = 0.0
+    return found
