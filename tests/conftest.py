@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import TINY_TEXT, tiny_overrides, train
+from tests.runs import TINY_SHAPES, TINY_TEXT, tiny_overrides, train
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,17 @@ def finished_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train(["recipe=tiny_text", *tiny_overrides(folder / "run", base=TINY_TEXT)], patch) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def finished_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `qat-train` on shapes; read it only."""
+    folder = tmp_path_factory.mktemp("finished_shapes")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train(["recipe=tiny_shapes", *tiny_overrides(folder / "run", base=TINY_SHAPES)], patch) == 0
     return folder / "run"
 
 

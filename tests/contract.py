@@ -16,6 +16,8 @@ REPORT: dict[str, Any] = {
     "stages": {"fp32": float, "ptq": float, "fake_quant": float, "int8": float},
     "metrics": {"fp32": dict, "ptq": dict, "fake_quant": dict, "int8": dict},
     "drop": {"value": float, "ci95": list},
+    "drops": dict,
+    "agreement": float,
     "simulation": {"delta": float, "agreement": float},
     "engines": dict,
     "coverage": {"macs_int8": float, "float_ops": list},

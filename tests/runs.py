@@ -72,12 +72,36 @@ TINY_TEXT: dict[str, Any] = {
     },
 }
 
+#: The same for detection: the ResNet under a pyramid and an FCOS head of one convolution, on generated shapes.
+TINY_SHAPES: dict[str, Any] = {
+    "task": "detection",
+    "model.name": "resnet18",
+    "model.head": "fcos",
+    "model.head_options": {"channels": 16, "convs": 1, "extra_levels": False},
+    "model.image_size": 64,
+    "model.mean": [0.5, 0.5, 0.5],
+    "model.std": [0.25, 0.25, 0.25],
+    "model.options": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
+    "data.source": "shapes",
+    "data.options": {"train": 96, "test": 30},
+    "data.augment": "flip",
+    "data.eval_batch_size": 15,
+    "fp32.epochs": 12,
+    "fp32.lr": 0.003,
+    "engines": ["fbgemm"],
+    **{
+        key: TINY[key]
+        for key in TINY
+        if key.partition(".")[0] in ("gate", "qat", "quantization", "progress") or key in ("data.batch_size", "benchmark.repeats")
+    },
+}
+
 
 def tiny_config(output: Path, *, base: Mapping[str, Any] = TINY, **changes: Any) -> Config:
     """The run as plain values.
 
     Args:
-        base: `TINY` or `TINY_TEXT`.
+        base: `TINY`, `TINY_TEXT` or `TINY_SHAPES`.
         changes: by key, with `__` for the dot: `qat__epochs=3`.
     """
     config = Config(output=str(output))

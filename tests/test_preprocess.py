@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from qat.preprocess import ImagePreprocess, to_8_bit
 from qat.errors import ConfigError, DataError
 from qat.models.timm import build_timm
+from qat.preprocess import ImagePreprocess, Placement, to_8_bit
+from tests.data.detection.samples import extent, rectangles
 from tests.data.samples import make_image, make_record
 
 SIZES = [(32, 32), (100, 60), (60, 100), (37, 51), (300, 20)]
@@ -46,6 +47,34 @@ def test_preprocess_equals_timm_for_a_model_that_is_not_square(crop_mode: str, s
     )
     image = make_image(*size)
     assert torch.equal(ImagePreprocess.from_record(record)(image)[0], reference(image))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("resize", [(64, 64), (64, 96), (72, 80)])
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (200, 300), (37, 51), (151, 80)])
+def test_placement_says_where_an_image_stands(crop_mode: str, resize: tuple[int, int], size: tuple[int, int]) -> None:
+    height, width = min(64, resize[0]), resize[1]
+    to = {"height": resize[0], "width": resize[1]}
+    record = make_record(crop_mode=crop_mode, height=height, width=width, resize=to, mean=[0.0] * 3)
+    preprocess = ImagePreprocess.from_record(record)
+    x, y = size
+    drawn = (2 * x // 5, 3 * y // 7, 2 * x // 3, 2 * y // 3)  # near the middle, so that no crop cuts it, and off centre
+    fitted = np.asarray(preprocess.fit(rectangles(x, y, drawn)))
+    found = torch.tensor(extent(fitted[..., 0] > 127), dtype=torch.float32)
+    torch.testing.assert_close(preprocess.placement(x, y).to_input(torch.tensor(drawn)), found, atol=1, rtol=0)
+
+
+def test_placement_of_a_letterbox_is_its_formula() -> None:
+    placement = ImagePreprocess.from_record(make_record(50, crop_mode="border")).placement(200, 100)
+    assert placement == Placement(scale_x=0.25, scale_y=0.25, left=0, top=12)
+    assert placement.to_input(torch.tensor([[0.0, 0.0, 200.0, 100.0]])).tolist() == [[0, 12, 50, 37]]
+
+
+def test_placement_to_image_inverts_to_input() -> None:
+    placement = Placement(scale_x=0.3, scale_y=1.7, left=-5, top=12)
+    boxes = torch.rand(3, 4, 4) * 100
+    torch.testing.assert_close(placement.to_image(placement.to_input(boxes)), boxes)
+    assert placement.to_input(torch.zeros(0, 4)).shape == (0, 4)
 
 
 def test_normalise_is_the_formula() -> None:

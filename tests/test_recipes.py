@@ -18,6 +18,7 @@ import qat
 from qat.errors import ConfigError
 from qat.recipes import folder, recipes
 from tests.contract import check_report
+from tests.data.detection.stand_ins import coco_stand_in, small_detector
 from tests.data.samples import encode, write_folder
 from tests.data.text.stand_ins import small_bert, text_stand_in
 from tests.runs import train
@@ -60,8 +61,10 @@ def _parquet(root: Path, data: dict[str, Any]) -> Path:
 def _data(root: Path, recipe: dict[str, Any]) -> list[str]:
     """Overrides that replace the recipe's data."""
     data = recipe["data"]
-    if data["source"] in ("digits", "grammar"):
+    if data["source"] in ("digits", "grammar", "shapes"):
         return []
+    if data["source"] == "coco":
+        return coco_stand_in(root, recipe)
     if data["source"] in ("text", "text_hub"):
         return text_stand_in(root, recipe)
     if data["source"] == "folder":
@@ -77,14 +80,18 @@ def _model(root: Path, recipe: dict[str, Any]) -> list[str]:
     """Overrides that replace the recipe's model, where it does not come from nothing."""
     model = recipe["model"]
     if model.get("source") != "huggingface":
-        return [f"model.name={_stand_in(model['name'])}", "model.pretrained=false", "model.path=null", "model.image_size=32"]
+        size = 128 if recipe.get("task") == "detection" else 32
+        name = _stand_in(model["name"])
+        return [f"model.name={name}", "model.pretrained=false", "model.path=null", f"model.image_size={size}"]
+    if recipe["task"] == "detection":
+        return small_detector(root, recipe)
     if "path" not in model and "pretrained" not in model:
         return []
     return [f"model.path={small_bert(root)}", "model.pretrained=false", "model.max_length=48", "data.stride=8"]
 
 
 def test_recipes_were_found() -> None:
-    assert {"digits_resnet", "tiny_text"} <= set(NAMES)
+    assert {"digits_resnet", "tiny_text", "tiny_shapes"} <= set(NAMES)
     assert set(recipes()) == set(NAMES)
 
 

@@ -260,3 +260,24 @@ def test_capture_refuses_no_inputs() -> None:
 def test_capture_refuses_inputs_of_a_wrong_shape_with_the_models_name() -> None:
     with pytest.raises(CaptureError, match="ConvNet"):
         capture(ConvNet(), (torch.randn(2, 5, 8, 8),))
+
+
+def test_capture_allows_that_folding_exchanges_what_ranks_nearly_equal() -> None:
+    """Detectors choose queries by score; scores that differ by a rounding may change places when a batch norm is folded."""
+
+    def chosen(m: Any, x: Tensor) -> Tensor:
+        scores = m.norm(m.layer(x)).flatten(1)
+        return scores.topk(8, dim=1).indices.float()
+
+    layer, norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)
+    nn.init.constant_(layer.weight, 0.1)  # four channels of equal scores, but for the rounding
+    assert norm.running_var is not None
+    norm.running_var.copy_(torch.tensor([0.7, 0.7 * (1 + 1e-7), 0.7 * (1 + 2e-7), 0.7 * (1 - 1e-7)]))
+    model = Inline(chosen, layer=layer, norm=norm).eval()
+    x = torch.randn(2, 3, 6, 6)
+    module = capture(model, (x,)).module
+    assert graph_ops(module, without=["aten.sym_size.int"])[0] == "aten.conv2d.default"
+    assert not torch.equal(module(x), model(x)), "the case is none where nothing changes places"
+    scores = norm(layer(x)).flatten(1)
+    chosen_scores = scores.gather(1, module(x).long())
+    torch.testing.assert_close(chosen_scores, scores.topk(8, dim=1).values, rtol=1e-5, atol=1e-6)

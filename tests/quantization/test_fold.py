@@ -163,3 +163,41 @@ def test_fold_leaves_two_layers_that_share_one_weight() -> None:
 
     model = Inline(function, first=first, second=second, norm=nn.BatchNorm2d(3))
     assert captured_norms(model, IMAGE) == 1
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm written out, as detectors freeze it; `trained` makes its scale a parameter, as layer scale is."""
+
+    def __init__(self, channels: int, *, trained: bool = False) -> None:
+        super().__init__()
+        scale, shift = torch.rand(channels) + 0.5, torch.randn(channels)
+        if trained:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
+        self.register_buffer("variance", torch.rand(channels) + 0.5)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale.reshape(1, -1, 1, 1) * (self.variance.reshape(1, -1, 1, 1) + 1e-5).rsqrt()  # type: ignore[operator]
+        y: Tensor = x * scale + self.shift.reshape(1, -1, 1, 1)  # type: ignore[operator]
+        return y
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_fold_takes_a_frozen_batch_norm_that_is_written_out(bias: bool) -> None:
+    model = Inline(sequential, layer=nn.Conv2d(3, 4, 3, bias=bias), norm=FrozenNorm(4)).eval()
+    module = capture(model, (IMAGE,)).module
+    torch.testing.assert_close(module(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-5)
+    assert graph_ops(module) == ["aten.conv2d.default"]
+    assert set(module.state_dict()) == {"layer.weight", "layer.bias"}
+
+
+def test_fold_leaves_a_trained_scale_and_a_scale_per_pixel_alone() -> None:
+    trained = Inline(sequential, layer=nn.Conv2d(3, 4, 3), norm=FrozenNorm(4, trained=True))
+    per_pixel = Inline(lambda m, x: m.layer(x) * torch.ones(4, 4) + torch.ones(4, 4), layer=nn.Conv2d(3, 4, 3))
+    shared = Inline(lambda m, x: m.norm(m.layer(x)) + m.layer(x), layer=nn.Conv2d(3, 4, 3), norm=FrozenNorm(4))
+    for model in (trained, per_pixel, shared):
+        module = capture(model.eval(), (IMAGE,)).module
+        torch.testing.assert_close(module(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-5)
+        assert any("mul" in op for op in graph_ops(module))

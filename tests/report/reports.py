@@ -23,6 +23,11 @@ def make_report() -> Report:
         stages={"fp32": 98.61111, "ptq": 97.5, "fake_quant": 98.33333, "int8": 98.05556},
         metrics={stage: {"top1": 98.0, "top5": 99.5} for stage in ("fp32", "ptq", "fake_quant", "int8")},
         drop=Difference(value=0.55555, ci95=(-0.1, 1.2), count=360),
+        drops={
+            "top1": Difference(value=0.55555, ci95=(-0.1, 1.2), count=360),
+            "top5": Difference(value=0.125, ci95=(-0.5, 0.5), count=360),
+        },
+        agreement=0.98,
         simulation_delta=0.27777,
         simulation_agreement=0.9971,
         engines={

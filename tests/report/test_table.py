@@ -47,11 +47,22 @@ def test_summary_says_interval_gates_coverage_and_conditions() -> None:
         f"{REPORT['environment']['threads']} threads",
         "98.0% of multiply-accumulates in INT8, 1 float ops",
         "artifact 0.250 of the FP32 weights",
-        "top5: FP32 99.50, PTQ 99.50, QAT 99.50, INT8 99.50",
+        "top5: FP32 99.50, PTQ 99.50, QAT 99.50, INT8 99.50, drop +0.12",
+        "INT8 decides as FP32 does in 98.00% of the cases",
         "gate kernel/fbgemm: passed",
         "gate accuracy: FAILED drop +0.556 points, budget 0.5",
     ):
         assert part in text, part
+
+
+def test_summary_of_many_metrics_shows_some_and_says_where_the_others_are() -> None:
+    names = [f"ap/{i}" for i in range(20)]
+    metrics = {stage: {"top1": 98.0, **dict.fromkeys(names, 50.0)} for stage in ("fp32", "ptq", "fake_quant", "int8")}
+    drops = {name: {"value": 0.0, "ci95": [0.0, 0.0]} for name in names}
+    file = StringIO()
+    print_summary({**REPORT, "metrics": metrics, "drops": drops}, Console(file=file, width=120))
+    assert file.getvalue().count("ap/") == 8
+    assert "12 more metrics stand in report.json" in file.getvalue()
 
 
 def test_summary_fits_80_columns() -> None:

@@ -59,7 +59,8 @@ class CocoTable:
     def identity(self, index: int) -> str:
         """Name, stored bytes, and every box."""
         boxes = self.found[index]
-        drawn = [[*corners, label] for corners, label in zip(boxes.corners.tolist(), boxes.labels.tolist(), strict=True)]
+        columns = (boxes.corners.tolist(), boxes.labels.tolist(), boxes.crowd.tolist())
+        drawn = [[*corners, label, *["crowd"] * crowd] for corners, label, crowd in zip(*columns, strict=True)]
         return f"{self.name(index)}\t{self.files[index].stat().st_size}\t{drawn}"
 
     def open(self, index: int) -> Image.Image:
@@ -110,7 +111,7 @@ def coco_source(
                 f"{root / other.file} has the categories {', '.join(other.labels.values())} under ids {list(other.labels)}, "
                 f"{root / train} has {', '.join(labels.values())} under {list(labels)}; give them the same list"
             )
-    left_out = [line for line in repaired if "left out" in line]
+    left_out = [line for line in repaired if line.endswith("left out")]
     check_budget(left_out, sum(split.annotated for split in read), corrupt_budget, what="boxes have no area")
     return BoxSource(
         name=root.resolve().name,
@@ -175,8 +176,8 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _labels(path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Category id -> name, by ascending id: its position is the label."""
-    labels = {int(c["id"]): str(c.get("name")) for c in _unique(path, "category", categories).values()}
-    if not labels or len(set(labels.values())) < len(labels):
+    labels = {int(c["id"]): str(c.get("name") or "") for c in _unique(path, "category", categories).values()}
+    if not labels or "" in labels.values() or len(set(labels.values())) < len(labels):
         raise DataError(f"{path}: categories need names, and no name twice; got {list(labels.values())}")
     return dict(sorted(labels.items()))
 
@@ -210,7 +211,8 @@ def _box(
     x, y, width, height = (float(value) for value in box)
     given = [x, y, x + width, y + height]
     limits = [float(image["width"]), float(image["height"])] * 2
-    corners = [min(max(value, 0.0), limit) for value, limit in zip(given, limits, strict=True)]
+    cut = [min(max(value, 0.0), limit) for value, limit in zip(given, limits, strict=True)]
+    corners: list[float] = np.array(cut, np.float32).tolist()  # as `Boxes` holds them: a tiny box far from 0 has no area there
     if width <= 0 or height <= 0 or corners[2] <= corners[0] or corners[3] <= corners[1]:
         repaired.append(f"{where} of image {image.get('file_name')}: bbox {box} has no area inside the image, left out")
         return None

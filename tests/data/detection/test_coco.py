@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qat.data.detection.coco import coco_source
+from qat.data.detection.source import BoxSource
+from qat.errors import DataError
+from tests.data.detection.samples import DRAWN, HEIGHT, WIDTH, contents, write_coco
+
+X, Y, W, H = DRAWN
+
+
+def _with_boxes(root: Path, *boxes: list[float], corrupt_budget: float = 0.5) -> BoxSource:
+    """A source whose first training image has these boxes, of alternating categories, and no other."""
+    splits = contents()
+    template = splits["train"]["annotations"][0]
+    splits["train"]["annotations"][:1] = [
+        {**template, "id": 700 + i, "category_id": (4, 9)[i % 2], "bbox": box} for i, box in enumerate(boxes)
+    ]
+    return coco_source(write_coco(root, splits), corrupt_budget=corrupt_budget)
+
+
+def test_coco_reads_the_images_and_boxes_of_every_split(tmp_path: Path) -> None:
+    source = coco_source(write_coco(tmp_path / "cells"))
+    assert (source.name, source.kind, source.notes) == ("cells", "images with boxes", ())
+    assert source.val is not None
+    assert [len(table.targets) for table in (source.train, source.val, source.test)] == [4, 2, 3]
+    for split, table in (("train", source.train), ("val", source.val), ("test", source.test)):
+        for index in range(len(table.targets)):
+            assert table.name(index) == f"images/{split}{index}.jpg"
+            assert table.open(index).size == table.size(index) == (WIDTH, HEIGHT)
+            assert table.boxes(index).corners.tolist() == [[X, Y, X + W, Y + H]]
+    boxes = source.train.boxes(0)
+    assert (boxes.corners.dtype, boxes.labels.dtype, boxes.crowd.dtype) == (torch.float32, torch.int64, torch.bool)
+
+
+def test_coco_boxes_go_to_the_image_of_their_id_whatever_their_order(tmp_path: Path) -> None:
+    splits = contents()
+    for i, annotation in enumerate(splits["train"]["annotations"]):
+        annotation["bbox"] = [i, i, 5, 5]
+    splits["train"]["images"].reverse()
+    table = coco_source(write_coco(tmp_path, splits)).train
+    assert [table.name(i) for i in range(4)] == [f"images/train{i}.jpg" for i in (3, 2, 1, 0)]
+    assert [table.boxes(i).corners[0, 0].item() for i in range(4)] == [3, 2, 1, 0]
+
+
+def test_coco_labels_follow_ascending_category_ids(tmp_path: Path) -> None:
+    source = coco_source(write_coco(tmp_path))
+    assert source.labels == ("blob", "cell"), "ids 4 and 9, listed the other way round"
+    assert [source.train.boxes(i).labels.tolist() for i in range(4)] == [[1], [0], [1], [0]]
+
+
+def test_coco_image_without_boxes_is_background(tmp_path: Path) -> None:
+    splits = contents()
+    del splits["train"]["annotations"][2]
+    source = coco_source(write_coco(tmp_path, splits))
+    empty = source.train.boxes(2)
+    assert (empty.corners.shape, empty.labels.shape, empty.crowd.shape) == ((0, 4), (0,), (0,))
+    assert (empty.labels.dtype, empty.crowd.dtype, source.notes) == (torch.int64, torch.bool, ())
+
+
+def test_coco_without_any_training_box_is_refused(tmp_path: Path) -> None:
+    splits = contents()
+    splits["train"]["annotations"].clear()
+    with pytest.raises(DataError, match="no training image has a box"):
+        coco_source(write_coco(tmp_path, splits))
+
+
+def test_coco_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the split 'test' has no images"):
+        coco_source(write_coco(tmp_path, contents(train=4, val=2, test=0)))
+
+
+def test_coco_crowd_is_marked(tmp_path: Path) -> None:
+    splits = contents()
+    for annotation, crowd in zip(splits["train"]["annotations"], (0, 1, 0, 1), strict=True):
+        annotation.update(iscrowd=crowd, image_id=100)
+    assert coco_source(write_coco(tmp_path, splits)).train.boxes(0).crowd.tolist() == [False, True, False, True]
+
+
+def test_coco_image_folders_may_differ_between_splits(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "other").mkdir()
+    for file in tmp_path.glob("images/test*.jpg"):
+        file.rename(tmp_path / "other" / file.name)
+    assert coco_source(tmp_path, test_images="other").test.name(1) == "other/test1.jpg"
+
+
+def test_coco_without_validation_split_leaves_it_to_be_held_out(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    assert coco_source(tmp_path, val=None).val is None
+    on_val = coco_source(tmp_path, test="annotations/instances_val.json")
+    assert on_val.val is None
+    assert [on_val.test.name(i) for i in range(len(on_val.test.targets))] == ["images/val0.jpg", "images/val1.jpg"]
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    assert coco_source(tmp_path).val is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][1].update(id=100), "the image id 100 is used twice"),
+        (lambda c: c["annotations"][1].update(id=500), "the annotation id 500 is used twice"),
+        (lambda c: c["categories"][1].update(id=9), "the category id 9 is used twice"),
+        (lambda c: c["annotations"][2].update(image_id=77), "annotation 502 belongs to image 77, which is not there"),
+        (lambda c: c["annotations"][2].pop("image_id"), "annotation 502 belongs to image None"),
+        (lambda c: c["annotations"][2].update(category_id=5), r"annotation 502 has category 5, .* not in the list \[4, 9\]"),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 4]), r"annotation 502 has the bbox \[1, 2, nan, 4\]"),
+        (lambda c: c["annotations"][2].update(bbox=[1, float("inf"), 3, 4]), r"annotation 502 has the bbox \[1, inf, 3, 4\]"),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), r"annotation 502 has the bbox \[1, 2, 3\]; it must be \[x, y"),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, "3", 4]), "annotation 502 has the bbox .* in finite numbers"),
+        (lambda c: c["annotations"][2].pop("bbox"), "annotation 502 has the bbox None"),
+        (lambda c: c["images"][3].pop("width"), "image 103 needs a width and a height"),
+        (lambda c: c["images"][3].update(height=0), "image 103 needs a width and a height"),
+        (lambda c: c["categories"][1].update(name="cell"), r"no name twice; got \['cell', 'cell'\]"),
+        (lambda c: c["categories"][1].pop("name"), "categories need names"),
+        (lambda c: c["categories"].clear(), "categories need names"),
+        (lambda c: c["annotations"][2].pop("id"), "'annotations' must be a list of objects that have an id each"),
+        (lambda c: c.update(images={}), "'images' must be a list"),
+        (lambda c: c.pop("categories"), "is no COCO annotation file: KeyError: 'categories'"),
+    ],
+)
+def test_coco_refuses_what_cannot_be_meant(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    splits = contents()
+    write_coco(tmp_path, splits)
+    change(splits["train"])
+    file = tmp_path / "annotations" / "instances_train.json"
+    file.write_text(json.dumps(splits["train"]))
+    with pytest.raises(DataError, match=rf"{file}.*{message}"):
+        coco_source(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "null", "3"])
+def test_coco_refuses_a_file_of_another_format(tmp_path: Path, text: str) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "annotations" / "instances_test.json").write_text(text)
+    with pytest.raises(DataError, match=r"instances_test\.json is no COCO annotation file"):
+        coco_source(tmp_path)
+
+
+def test_coco_refuses_an_image_file_that_is_missing(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "images" / "test1.jpg").unlink()
+    with pytest.raises(DataError, match=r"instances_test\.json: image 101 has the file 'test1\.jpg', but .* is not there"):
+        coco_source(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"id": 5}, {"name": "spot"}])
+def test_coco_refuses_other_categories_in_another_split(tmp_path: Path, change: dict[str, Any]) -> None:
+    splits = contents()
+    splits["test"]["annotations"].clear()
+    splits["test"]["categories"][1].update(change)
+    message = r"instances_test\.json has the categories .*instances_train\.json has blob, cell under \[4, 9\]"
+    with pytest.raises(DataError, match=message):
+        coco_source(write_coco(tmp_path, splits))
+
+
+def test_coco_names_files_near_a_missing_one(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    with pytest.raises(DataError, match=r"no annotation file .*instances_trian\.json\. Did you mean 'instances_train\.json'"):
+        coco_source(tmp_path, train="annotations/instances_trian.json")
+    with pytest.raises(DataError, match=r"no annotation file .*Allowed: none"):
+        coco_source(tmp_path, test="labels/test.json")
+    with pytest.raises(DataError, match=r"data\.root: there is no folder .*nowhere"):
+        coco_source(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [
+        ([-5, 3, 20, 10], [0, 3, 15, 13]),
+        ([3, -5, 20, 10], [3, 0, 23, 5]),
+        ([50, 30, 20, 20], [50, 30, WIDTH, HEIGHT]),
+        ([-100, -100, 500, 500], [0, 0, WIDTH, HEIGHT]),
+    ],
+)
+def test_coco_box_over_the_edge_is_cut_and_said(tmp_path: Path, box: list[float], corners: list[float]) -> None:
+    source = _with_boxes(tmp_path, box, corrupt_budget=0)
+    assert source.train.boxes(0).corners.tolist() == [corners]
+    (note,) = source.notes
+    assert f"instances_train.json: annotation 700 of image train0.jpg: bbox {box} reaches over the edge, cut" in note
+
+
+def test_coco_box_over_the_edge_by_rounding_is_cut_without_a_word(tmp_path: Path) -> None:
+    source = _with_boxes(tmp_path, [-1, -0.5, WIDTH + 2, HEIGHT + 1], corrupt_budget=0)
+    assert source.train.boxes(0).corners.tolist() == [[0, 0, WIDTH, HEIGHT]]
+    assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    "bad", [[5, 5, 0, 8], [5, 5, 8, 0], [20, 5, -8, 8], [20, 20, 8, -8], [-30, 5, 20, 8], [5, HEIGHT, 8, 8], [50, 5, 1e-6, 8]]
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_coco_box_without_area_is_left_out_and_the_others_keep_their_labels(
+    tmp_path: Path, bad: list[float], place: int
+) -> None:
+    boxes: list[list[float]] = [[1, 1, 10, 10], [2, 2, 10, 10], [3, 3, 10, 10]]
+    kept = [i for i in range(3) if i != place]
+    source = _with_boxes(tmp_path, *boxes[:place], bad, *boxes[place + 1 :])
+    found = source.train.boxes(0)
+    assert found.corners[:, 0].tolist() == [i + 1 for i in kept]
+    assert found.labels.tolist() == [i % 2 for i in kept]
+    (note,) = source.notes
+    assert f"annotation {700 + place} of image train0.jpg: bbox {bad} has no area inside the image, left out" in note
+    assert source.train.boxes(1).labels.tolist() == [0], "the next image keeps its own"
+
+
+def test_coco_refuses_more_boxes_without_area_than_the_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes: tuple[list[float], ...] = ([1, 1, 10, 10], [2, 2, 0, 10])
+    with pytest.raises(
+        DataError, match=r"1 of 10 boxes have no area, more than data\.corrupt_budget=0\.09 .*\n.*annotation 701"
+    ):
+        _with_boxes(tmp_path, *boxes, corrupt_budget=0.09)
+    _with_boxes(tmp_path, *boxes, corrupt_budget=0.1)
+    assert "1 of 10 boxes have no area and are left out" in caplog.text
+
+
+def test_coco_cut_boxes_do_not_count_against_the_budget_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    source = _with_boxes(tmp_path / "left out", [-5, 3, 20, 10], corrupt_budget=0)
+    assert len(source.notes) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bbox": [*DRAWN[:3], DRAWN[3] + 1]}, {"category_id": 4}, {"iscrowd": 1}],
+    ids=["corner", "label", "crowd"],
+)
+def test_coco_identity_tells_every_property_of_a_box(tmp_path: Path, change: dict[str, Any]) -> None:
+    splits = contents()
+    before = coco_source(write_coco(tmp_path, splits)).train
+    splits["train"]["annotations"][0].update(change)
+    after = coco_source(write_coco(tmp_path, splits)).train
+    assert before.identity(0) != after.identity(0)
+    assert before.identity(1) == after.identity(1)
