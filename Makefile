@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text test test-slow check format bench matrix clean
+.PHONY: help setup demo demo-text demo-boxes test test-slow check format bench matrix clean
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(READY) ## Train, quantize and compare on handwritten digits; about two m
 demo-text: $(READY) ## The same for text: a BERT of two layers on a generated language; about a minute.
 	$(BIN)/qat-train recipe=tiny_text
 
+demo-boxes: $(READY) ## The same for detection: FCOS on generated shapes; one to two minutes.
+	$(BIN)/qat-train recipe=tiny_shapes
+
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest
 
@@ -38,13 +41,15 @@ format: $(READY) ## Format the code and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Measure speed against FP32 and PyTorch; writes docs/speed.md and docs/text_speed.md.
+bench: $(READY) ## Measure speed against FP32 and PyTorch; writes docs/*speed.md.
 	$(BIN)/python scripts/speed.py
 	$(BIN)/python scripts/text_speed.py
+	$(BIN)/python scripts/detection_speed.py
 
-matrix: $(READY) ## Run timm families and encoders through the flow; writes docs/*_matrix.md.
+matrix: $(READY) ## Run timm families, encoders and detectors through the flow; writes docs/*_matrix.md.
 	$(BIN)/python scripts/timm_matrix.py
 	$(BIN)/python scripts/encoder_matrix.py
+	$(BIN)/python scripts/detector_matrix.py
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs multirun .pytest_cache .mypy_cache .ruff_cache

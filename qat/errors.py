@@ -75,6 +75,12 @@ class DivergedError(QatError):
     exit_code = 3
 
 
+class PreemptedError(QatError):
+    """The run was told to end and can be resumed."""
+
+    exit_code = 143
+
+
 class GateError(QatError):
     """A fidelity gate or the accuracy budget failed."""
 

@@ -47,10 +47,12 @@ def _detections(count: int) -> Detections:
 # --- dense -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limits", [{}, {"min_score": 0.6, "candidates": 7, "limit": 9}], ids=["as_built", "tight"])
+@pytest.mark.parametrize(
+    "limits", [{}, {"min_score": 0.75}, {"candidates": 7, "limit": 9}], ids=["as_built", "high_scores", "few_candidates"]
+)
 @pytest.mark.parametrize("head", HEADS)
 def test_dense_decoder_equals_torchvision(head: str, limits: dict[str, Any]) -> None:
-    """On random outputs, many of them over the edge; with tight limits every one of them binds."""
+    """On random outputs, many of them over the edge."""
     built = _dense(head)
     record = {**built.task_options["postprocessing"], **limits}
     reference = torchvision_detector(head, record, num_classes=CLASSES)
@@ -62,7 +64,7 @@ def test_dense_decoder_equals_torchvision(head: str, limits: dict[str, Any]) -> 
     by_level = {name: torch.split(x, sizes, 1) for name, x in zip(NAMES, outputs, strict=False)}
     expected = reference.postprocess_detections(by_level, [anchors] * 2, [(SIZE, SIZE)] * 2)
     for found, image in zip(decoder(record)(outputs), expected, strict=True):
-        assert 5 < len(found) <= record["limit"]
+        assert 0 < len(found) <= record["limit"]
         torch.testing.assert_close(found.boxes, image["boxes"], rtol=0, atol=1e-4)
         torch.testing.assert_close(found.scores, image["scores"])
         assert torch.equal(found.labels, image["labels"])

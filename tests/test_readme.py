@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from qat.data.detection.shapes import shapes_source
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,7 +38,7 @@ def _examples() -> list[str]:
 
 def test_readme_library_example_runs(tmp_path: Path) -> None:
     examples = _examples()
-    assert len(examples) == 2
+    assert len(examples) == 3
     blocked = "import sys\nfor name in ('pytorch_lightning', 'hydra', 'timm', 'transformers'): sys.modules[name] = None\n"
     done = subprocess.run(
         [sys.executable, "-c", blocked + examples[0]], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -54,3 +56,24 @@ def test_readme_text_example_predicts_from_raw_text(finished_text: Path, tmp_pat
     done = subprocess.run([sys.executable, "-c", blocked + code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\['(negative|positive)', '(negative|positive)'\]", done.stdout.strip())
+
+
+def test_readme_detection_example_finds_boxes_on_a_jpeg(finished_shapes: Path, tmp_path: Path) -> None:
+    """Five lines, on an artifact that lies elsewhere, without the libraries of training and torchvision's models."""
+    shutil.copytree(finished_shapes / "artifact", tmp_path / "artifact")
+    shapes_source(train=1, test=9).test.open(8).resize((300, 200)).save(tmp_path / "picture.jpg")
+    code = _examples()[2]
+    lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
+    assert len(lines) <= 5
+    blocked = "import sys\nfor name in ('pytorch_lightning', 'hydra', 'timm', 'transformers', 'torchvision', 'datasets'):\n"
+    blocked += "    sys.modules[name] = None\n"
+    code = code.replace("min_score=0.5", "min_score=0.0")  # the network of the fixture is hardly trained
+    done = subprocess.run([sys.executable, "-c", blocked + code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 3
+    for line in done.stdout.splitlines():
+        found = re.fullmatch(r"(disc|square|triangle) [01]\.\d+ \[(\d+), (\d+), (\d+), (\d+)\]", line)
+        assert found is not None, line
+        x1, y1, x2, y2 = (int(side) for side in found.groups()[1:])
+        assert 0 <= x1 <= x2 <= 300
+        assert 0 <= y1 <= y2 <= 200

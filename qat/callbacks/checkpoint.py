@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from qat.callbacks.preemption import Preemption
 from qat.errors import QatError
 
 
@@ -116,4 +117,4 @@ def load_weights(path: Path) -> dict[str, Any]:
 
 def callbacks_for(folder: Path) -> Sequence[Callback]:
     """What every resumable training needs."""
-    return (checkpoint_callback(folder), RngState())
+    return (checkpoint_callback(folder), RngState(), Preemption(folder))

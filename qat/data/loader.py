@@ -55,6 +55,7 @@ class BatchLoader(Generic[Batch]):
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
+            generator=torch.Generator(),  # else every start of an epoch draws from the global one, also that of a resumed one
             pin_memory=torch.cuda.is_available(),
         )
 

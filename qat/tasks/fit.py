@@ -11,10 +11,11 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from qat.callbacks.checkpoint import AtomicCheckpointIO, callbacks_for, newest_loadable
 from qat.callbacks.divergence import DivergenceGuard
-from qat.errors import ConfigError
+from qat.errors import ConfigError, PreemptedError
 from qat.tasks.task import Task
 
 
@@ -56,6 +57,7 @@ def fit(
 
     Raises:
         DivergedError: the loss became NaN, infinite or exploded.
+        PreemptedError: SIGTERM came; a checkpoint of this very step was written.
     """
     progress = [RichProgressBar()] if options.progress else []
     trainer = Trainer(
@@ -77,7 +79,13 @@ def fit(
     with warnings.catch_warnings():
         for message in _EXPECTED:
             warnings.filterwarnings("ignore", message=message)
-        trainer.fit(task, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        except SIGTERMException:
+            raise PreemptedError(
+                f"told to end (SIGTERM) at step {trainer.global_step}; the checkpoint is in {folder}. Continue with "
+                "resume=true and the same output."
+            ) from None
 
 
 #: Lightning's remarks about choices that are made on purpose here.

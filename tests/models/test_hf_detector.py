@@ -30,11 +30,8 @@ SIZE, QUERIES = 96, 20
 CORNERS = [torch.tensor([[10.0, 12, 50, 40], [30, 30, 90, 80]]), torch.zeros(0, 4)]
 LABELS = [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)]
 
-#: Exporting these takes longest.
-CAPTURED = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("rt_detr_v2", "conditional_detr", "deformable_detr") else ())
-    for name in DETECTORS
-]
+#: Exporting the others takes longest.
+CAPTURED = [pytest.param(name, marks=pytest.mark.slow if name not in ("d_fine", "detr", "yolos") else ()) for name in DETECTORS]
 
 
 def _data(*labels: str) -> BoxSource:

@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from qat.callbacks.checkpoint import callbacks_for
-from qat.errors import SchemeError
+from qat.errors import PreemptedError, SchemeError
 from qat.pipeline.train import train
 from qat.tasks import fit as fit_module
 from tests.runs import TINY, TINY_TEXT, quiet, tiny_config, tiny_overrides
@@ -152,6 +152,35 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert switches.items() <= whole[1].items()
     if cut[0] == "qat":
         assert min(step for _, step in switches) == cut[1] // 4 * 4, "only the interrupted epoch is done again"
+    _same(folder, whole[0])
+
+
+class Eviction(Callback):
+    """Sends this process SIGTERM in the middle of a step, as a cluster does that wants its machine back."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("cut", [("fp32", 5), ("qat", 1), ("qat", 6)], ids=lambda cut: f"{cut[0]}-{cut[1]}")
+def test_run_that_is_told_to_end_continues_at_the_very_next_step(
+    whole: tuple[Path, dict[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: tuple[str, int]
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(f"{__name__}.PowerCut", Eviction)
+    with pytest.raises(PreemptedError, match=f"at step {cut[1] + 1};.*resume=true") as caught:
+        _run(folder, monkeypatch, cut=cut)
+    assert caught.value.exit_code == 143
+    assert not (folder / ".lock").exists()
+    torch.manual_seed(99)
+    np.random.seed(99)
+    switches = _run(folder, monkeypatch, resume=True)
+    if cut[0] == "qat":
+        assert min(step for _, step in switches) == cut[1] + 1, "no step is done twice"
     _same(folder, whole[0])
 
 

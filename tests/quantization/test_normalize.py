@@ -15,6 +15,23 @@ from tests.quantization.networks import Inline, graph_ops
 
 CONV = "aten.conv2d.default"
 
+
+def _written_whole(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """What detectors write into: a fresh tensor that nothing of is left."""
+    y = m.conv(x)
+    out = torch.empty_like(y)
+    out[:, :] = y
+    return out
+
+
+def _written_in_part(m: Any, x: torch.Tensor) -> torch.Tensor:
+    y = m.conv(x)
+    out = torch.empty(y.shape)
+    out[:, :2] = y[:, :2]
+    out[:, 2:] = 0.0
+    return out
+
+
 #: name -> (function, layers, the ops that are left)
 SPELLINGS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], list[str]]] = {
     "relu6": (lambda m, x: F.relu6(m.conv(x)), {"conv": nn.Conv2d(3, 4, 3)}, [CONV, "aten.clamp.default"]),
@@ -40,6 +57,8 @@ SPELLINGS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], list[str]]]
     "same even": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, 4, padding="same")}, ["aten.conv2d.padding"]),
     "valid": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, 3, padding="valid")}, [CONV]),
     "detach": (lambda m, x: m.conv(x).detach(), {"conv": nn.Conv2d(3, 4, 3)}, [CONV]),
+    "concat": (lambda m, x: torch.concat([m.conv(x), m.conv(x)], 1), {"conv": nn.Conv2d(3, 4, 3)}, [CONV, CONV, "aten.cat.default"]),
+    "written whole": (_written_whole, {"conv": nn.Conv2d(3, 4, 3)}, [CONV]),
 }
 
 
@@ -74,3 +93,14 @@ def test_normalize_folds_the_batch_norm_that_functionalization_rewrites() -> Non
     x = torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(captured.module(x), model(x))
     assert not [op for op in graph_ops(captured.module) if "batch_norm" in op]
+
+
+def test_normalize_starts_a_tensor_that_is_written_in_parts_with_zeros() -> None:
+    """An uninitialised one would be no function of its inputs, and `copy` into it no op of a program."""
+    model = Inline(_written_in_part, conv=nn.Conv2d(3, 4, 3)).eval()
+    module = capture(model, (torch.randn(2, 3, 8, 8),)).module
+    x = torch.randn(3, 3, 8, 8)
+    assert torch.equal(module(x), model(x))
+    ops = graph_ops(module)
+    assert "aten.zeros.default" in ops
+    assert not {"aten.empty.memory_format", "aten.copy.default"} & set(ops)

@@ -127,12 +127,12 @@ def test_perfect_detections_have_100_points_and_none_has_0() -> None:
 
 
 def test_metrics_are_average_precision_by_threshold_and_by_class() -> None:
-    """A box with IoU 0.6 is right at 0.5, 0.55 and 0.6 alone; the other class is found exactly."""
+    """With IoU 0.725 the disc is right up to 0.7, with 0.77 the square up to 0.75: at 5 and 6 of the 10 thresholds."""
     batch = _batch((100, 100, _truth(([0, 0, 100, 50], 0), ([0, 50, 50, 100], 1))))
-    found = _points(_task(), [_found(([0, 0, 60.5, 50], 0.9, 0), ([0, 50, 50, 100], 0.8, 1))], batch)
+    found = _points(_task(), [_found(([0, 0, 72.5, 50], 0.9, 0), ([0, 50, 50, 88.5], 0.8, 1))], batch)
     assert list(found) == ["map", "map50", "map75", "ap/disc", "ap/square", "ap/triangle"]
     assert found == pytest.approx(
-        {"map": 65, "map50": 100, "map75": 50, "ap/disc": 30, "ap/square": 100, "ap/triangle": 0}, abs=1e-6
+        {"map": 55, "map50": 100, "map75": 50, "ap/disc": 50, "ap/square": 60, "ap/triangle": 0}, abs=1e-6
     )
 
 

@@ -86,10 +86,17 @@ def test_coco_crowd_is_marked(tmp_path: Path) -> None:
 
 def test_coco_image_folders_may_differ_between_splits(tmp_path: Path) -> None:
     write_coco(tmp_path)
-    (tmp_path / "other").mkdir()
-    for file in tmp_path.glob("images/test*.jpg"):
-        file.rename(tmp_path / "other" / file.name)
-    assert coco_source(tmp_path, test_images="other").test.name(1) == "other/test1.jpg"
+    for split in ("val", "test"):
+        (tmp_path / split).mkdir()
+        for file in tmp_path.glob(f"images/{split}*.jpg"):
+            file.rename(tmp_path / split / file.name)
+    source = coco_source(tmp_path, val_images="val", test_images="test")
+    assert source.val is not None
+    assert [table.name(1) for table in (source.train, source.val, source.test)] == [
+        "images/train1.jpg",
+        "val/val1.jpg",
+        "test/test1.jpg",
+    ]
 
 
 def test_coco_without_validation_split_leaves_it_to_be_held_out(tmp_path: Path) -> None:

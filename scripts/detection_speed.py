@@ -1,0 +1,126 @@
+"""Measure detectors against FP32 eager, interleaved in one process: the network alone, and from image to boxes; writes
+docs/detection_speed.json and docs/detection_speed.md.
+
+python scripts/detection_speed.py [--threads 2] [--repeats 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+import qat
+from qat.benchmark import measure
+from qat.detector import Detector
+from qat.models.dense import build_dense
+from qat.models.float_model import FloatModel
+from qat.models.hf_detector import build_hf_detector
+from qat.postprocess import decoder
+from qat.preprocess import ImagePreprocess
+from qat.report.report import environment
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+LABELS = ("a", "b", "c")
+ENGINES = ("fbgemm", "x86")
+
+#: Recipes whose networks are measured, with random weights, and what is changed.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "FCOS, MobileNetV2, 320 px": ("bccd_fcos_mobilenetv2", {}),
+    "FCOS, ResNet-50 (256 channels, 4 convolutions), 320 px": ("coco_fcos_resnet50", {"image_size": 320}),
+    "D-FINE nano, 320 px": ("bccd_dfine_nano", {}),
+    "D-FINE nano with learnable affine blocks, 320 px": ("bccd_dfine_nano", {"affine": True}),
+}
+
+
+def build(recipe: str, changes: dict[str, Any]) -> tuple[FloatModel, list[str]]:
+    """The recipe's network for three classes with random weights, and what it keeps float."""
+    torch.manual_seed(0)
+    content = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
+    model = {**content["model"], "path": None, "pretrained": False, **changes}
+    kept = content.get("quantization", {}).get("keep_float", [])
+    if model.pop("source", "timm") == "huggingface":
+        if model.pop("affine", False):
+            model["options"]["backbone_config"]["use_learnable_affine_block"] = True
+        return build_hf_detector(data=SimpleNamespace(labels=LABELS), **model), kept
+    return build_dense(num_classes=len(LABELS), **model), kept
+
+
+def inference(recipe: str, changes: dict[str, Any], repeats: int) -> dict[str, Any]:
+    """Medians of the network at batch 1, and of image to boxes on a photograph of noise of 640 x 480 pixels."""
+    model, kept = build(recipe, changes)
+    network = model.module.eval()
+    prepared = qat.prepare(network, model.example_inputs, keep_float=kept)
+    qat.calibrate(prepared, [model.example_inputs])
+    program = qat.convert(prepared)
+    networks: dict[str, nn.Module] = {"fp32": network, **{engine: qat.lower(program, engine) for engine in ENGINES}}
+    x = model.example_inputs[0][:1].contiguous()
+    alone = measure({name: (lambda m=m: m(x)) for name, m in networks.items()}, repeats=repeats)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    record = model.task_options["postprocessing"]
+    detectors = {
+        name: Detector(
+            network=m, preprocess=ImagePreprocess.from_record(model.preprocessing), decode=decoder(record), labels=LABELS
+        )
+        for name, m in networks.items()
+    }
+    whole = measure({name: (lambda d=d: d.detect(image)) for name, d in detectors.items()}, repeats=repeats)
+    found = qat.coverage(prepared, [x])
+    return {
+        "macs": found.macs,
+        "macs_int8": round(found.macs_int8, 4),
+        "network_ms": {name: round(latency.p50, 2) for name, latency in alone.items()},
+        "whole_ms": {name: round(latency.p50, 2) for name, latency in whole.items()},
+    }
+
+
+def page(result: dict[str, Any]) -> str:
+    """The results as a Markdown page."""
+    env = result["environment"]
+    lines = [
+        "# Speed of detectors",
+        "",
+        "Written by `make bench`. Medians of interleaved rounds in one process, batch 1, random weights. The network is what was "
+        "captured; the whole goes from a picture of 640 x 480 pixels through letterbox, network, decoding and suppression to "
+        "boxes. With random weights nearly every anchor is a candidate, which is the worst case for suppression.",
+        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
+        "",
+        "| detector | GMACs, in INT8 | network FP32 ms | " + " | ".join(f"{e} ms" for e in ENGINES)
+        + " | whole FP32 ms | " + " | ".join(f"{e} ms" for e in ENGINES) + " |",
+        "|---" * (4 + 2 * len(ENGINES)) + "|",
+    ]
+    for name, r in result["models"].items():
+        cells = [name, f"{r['macs'] / 1e9:.2f}, {r['macs_int8']:.1%}"]
+        for times in (r["network_ms"], r["whole_ms"]):
+            cells += [str(times["fp32"]), *(f"{times[e]} ({times['fp32'] / times[e]:.2f}×)" for e in ENGINES)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=40)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore")
+    result: dict[str, Any] = {"environment": environment(), "models": {}}
+    for name, (recipe, changes) in MODELS.items():
+        result["models"][name] = inference(recipe, changes, arguments.repeats)
+        print(name, result["models"][name], flush=True)
+    (DOCS / "detection_speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    (DOCS / "detection_speed.md").write_text(page(result))
+
+
+if __name__ == "__main__":
+    main()
