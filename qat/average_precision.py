@@ -158,7 +158,8 @@ def _read(right: Array, positives: Array, envelope: Array) -> Array:
 
 def _matched(found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> list[tuple[int, int, dict[str, Any]]]:
     """pycocotools' matching of every image and class that has boxes or detections."""
-    boxes, results = [], []
+    boxes: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image, (detections, truth) in enumerate(zip(found, truths, strict=True)):
         for box, label, crowd in zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True):
             boxes.append({**_entry(image, box, label, len(boxes) + 1), "iscrowd": int(crowd)})

@@ -15,7 +15,7 @@ class ModelConfig:
 
     Args:
         source: library that builds it, `timm` or `huggingface`.
-        name: its name there; of a fresh Hugging Face network its type, such as `bert` or `d_fine`; with `path` just what to call it.
+        name: its name there; of a fresh Hugging Face network its type, such as `bert` or `d_fine`; with `path` what to call it.
         pretrained: download the hub's weights.
         path: a local model folder or checkpoint file to load instead.
         image_size: input height and width in pixels; null takes the model's own.
@@ -58,7 +58,8 @@ class DataConfig:
         options: further arguments of the source: files, column names, split names, hub name.
         batch_size, eval_batch_size: samples per batch.
         workers: loader processes.
-        augment: `none`, `flip`, `flip_crop`, `shift` or `timm`; of images with boxes `none`, `flip`, `ssd` or `ssd_any_side_up`.
+        augment: `none`, `flip`, `flip_crop`, `shift` or `timm`; of images with boxes `none`, `flip`, `ssd` or
+            `ssd_any_side_up`.
         augment_options: for `timm`, arguments of its `create_transform`.
         val_fraction: held out of train when there is no validation split.
         limit_train, limit_val, limit_test: use only so many samples.

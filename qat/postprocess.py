@@ -85,7 +85,9 @@ class DenseDecoder:
     def _one(self, scores: Tensor, offsets: Tensor) -> Detections:
         sizes = [len(anchors) for anchors in self.anchors]
         found = []
-        for level_scores, level_offsets, anchors in zip(scores.split(sizes), offsets.split(sizes), self.anchors, strict=True):
+        for level_scores, level_offsets, anchors in zip(
+            torch.split(scores, sizes), torch.split(offsets, sizes), self.anchors, strict=True
+        ):
             flat = level_scores.flatten()
             chosen = torch.nonzero(flat > self.min_score).flatten()
             values, best = flat[chosen].topk(min(self.candidates, len(chosen)))
@@ -236,6 +238,4 @@ def _dense(record: Mapping[str, Any]) -> Decoder:
 def _queries(record: Mapping[str, Any]) -> Decoder:
     if record["activation"] not in ("sigmoid", "softmax"):
         raise ConfigError(f"unknown activation {record['activation']!r}. Allowed: sigmoid, softmax.")
-    return QueryDecoder(
-        activation=record["activation"], height=record["height"], width=record["width"], limit=record["limit"]
-    )
+    return QueryDecoder(activation=record["activation"], height=record["height"], width=record["width"], limit=record["limit"])

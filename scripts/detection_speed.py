@@ -90,13 +90,16 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Speed of detectors",
         "",
-        "Written by `make bench`. Medians of interleaved rounds in one process, batch 1, random weights. The network is what was "
-        "captured; the whole goes from a picture of 640 x 480 pixels through letterbox, network, decoding and suppression to "
-        "boxes. With random weights nearly every anchor is a candidate, which is the worst case for suppression.",
+        "Written by `make bench`. Medians of interleaved rounds in one process, batch 1, random weights. The network is "
+        "what was captured; the whole goes from a picture of 640 x 480 pixels through letterbox, network, decoding and "
+        "suppression to boxes. With random weights nearly every anchor is a candidate, which is the worst case for suppression.",
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
         "",
-        "| detector | GMACs, in INT8 | network FP32 ms | " + " | ".join(f"{e} ms" for e in ENGINES)
-        + " | whole FP32 ms | " + " | ".join(f"{e} ms" for e in ENGINES) + " |",
+        "| detector | GMACs, in INT8 | network FP32 ms | "
+        + " | ".join(f"{e} ms" for e in ENGINES)
+        + " | whole FP32 ms | "
+        + " | ".join(f"{e} ms" for e in ENGINES)
+        + " |",
         "|---" * (4 + 2 * len(ENGINES)) + "|",
     ]
     for name, r in result["models"].items():

@@ -92,7 +92,8 @@ TINY_SHAPES: dict[str, Any] = {
     **{
         key: TINY[key]
         for key in TINY
-        if key.partition(".")[0] in ("gate", "qat", "quantization", "progress") or key in ("data.batch_size", "benchmark.repeats")
+        if key.partition(".")[0] in ("gate", "qat", "quantization", "progress")
+        or key in ("data.batch_size", "benchmark.repeats")
     },
 }
 

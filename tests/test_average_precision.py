@@ -52,7 +52,7 @@ def _torchmetrics(found: list[Detections], truths: list[Truth]) -> dict[str, Any
         [{"boxes": d.boxes, "scores": d.scores, "labels": d.labels} for d in found],
         [{"boxes": t.boxes, "labels": t.labels, "iscrowd": t.crowd.int()} for t in truths],
     )
-    return {key: value for key, value in metric.compute().items()}
+    return dict(metric.compute())
 
 
 @pytest.mark.parametrize("seed", range(6))

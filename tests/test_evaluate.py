@@ -174,7 +174,7 @@ def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over
     count, resamples = 300, 4000
     a, b = (torch.from_numpy(np.sort(rng.integers(0, 4, (count, width)))).float() for _ in range(2))
     both = [Evaluation(decisions=list(range(count)), statistics=s, formulas={"metric": OfMean(formula)}) for s in (a, b)]
-    found = paired_difference(*both, resamples=resamples)
+    found = paired_difference(both[0], both[1], resamples=resamples)
     chosen = np.random.default_rng(7).integers(0, count, (resamples, count))
     expected = (formula(a.double()[chosen].mean(1)) - formula(b.double()[chosen].mean(1))).numpy()
     assert found.value == pytest.approx(both[0].metric - both[1].metric)
@@ -186,9 +186,9 @@ def test_agreement_asks_the_judge_what_is_alike_and_a_model_that_decides_nothing
     def found(decision: Any, other: Any) -> list[bool]:
         return [thing in other for thing in decision]
 
+    decisions: list[list[set[int]]] = [[{1, 2}, {3}], [{1, 2, 5, 6}, {4}], [set(), set()]]
     a, b, none = (
-        Evaluation(decisions=d, statistics=torch.zeros(2, 1), formulas={"score": mean_score}, alike=found)
-        for d in ([{1, 2}, {3}], [{1, 2, 5, 6}, {4}], [set(), set()])
+        Evaluation(decisions=d, statistics=torch.zeros(2, 1), formulas={"score": mean_score}, alike=found) for d in decisions
     )
     assert agreement(a, b) == 2 / 3
     assert agreement(b, a) == 2 / 5

@@ -70,9 +70,7 @@ def build_source(source: str, **options: Any) -> DataSource:
     return SOURCES[source](**options)
 
 
-def build_data(
-    source: DataSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any
-) -> DataModule:
+def build_data(source: DataSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any) -> DataModule:
     """The data module of a source.
 
     Args:

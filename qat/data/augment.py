@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from qat.preprocess import ImagePreprocess
 from qat.errors import ConfigError, near
+from qat.preprocess import ImagePreprocess
 
 Transform = Callable[[Image.Image, random.Random], Image.Image]
 

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from qat.data.augment import Transform
 from qat.data.decode import decode
 from qat.data.parts import Part
-from qat.preprocess import ImagePreprocess
 from qat.data.sampler import Key
 from qat.data.source import ImageTable
+from qat.preprocess import ImagePreprocess
 
 ImageBatch = tuple[Tensor, Tensor]
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from qat.preprocess import to_8_bit
 from qat.data.source import ImageTable
 from qat.errors import DataError
+from qat.preprocess import to_8_bit
 
 
 def decode(table: ImageTable, index: int, channels: int) -> Image.Image:

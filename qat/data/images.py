@@ -16,11 +16,11 @@ from qat.data.augment import train_transform
 from qat.data.dataset import ImageDataset
 from qat.data.module import DataModule, check_at_least, check_fraction
 from qat.data.parts import choose, drop_corrupt, fingerprint
-from qat.preprocess import ImagePreprocess
 from qat.data.sampler import Key, consecutive
 from qat.data.source import ImageSource
 from qat.data.split import stratified
 from qat.errors import ConfigError
+from qat.preprocess import ImagePreprocess
 
 
 @final

@@ -65,9 +65,7 @@ def choose(
     return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
 
 
-def drop_corrupt(
-    parts: Mapping[str, Part[AnyImages]], budget: float
-) -> tuple[dict[str, Part[AnyImages]], tuple[str, ...]]:
+def drop_corrupt(parts: Mapping[str, Part[AnyImages]], budget: float) -> tuple[dict[str, Part[AnyImages]], tuple[str, ...]]:
     """Leave out the images that cannot be decoded, each with its target.
 
     Returns:

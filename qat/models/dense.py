@@ -70,7 +70,7 @@ class DenseCriterion:
         per_level: whether `compute_loss` wants to know how many anchors each level has (FCOS).
     """
 
-    def __init__(self, detector: nn.Module, names: Sequence[str], anchors: Sequence[Tensor], *, per_level: bool) -> None:
+    def __init__(self, detector: Any, names: Sequence[str], anchors: Sequence[Tensor], *, per_level: bool) -> None:
         self._compute: Callable[..., Mapping[str, Tensor]] = detector.compute_loss
         self.names = tuple(names)
         self.anchors = torch.cat(list(anchors))
@@ -201,7 +201,7 @@ def _features(model: nn.Module, name: str) -> tuple[nn.Module, list[int]]:
             f"{name} has no feature maps of strides {STRIDES} (it has {sorted(at)}); a pyramid needs them. Take a "
             "convolutional backbone such as mobilenetv2_100, resnet50 or efficientnet_b0."
         )
-    indices = [at[stride] for stride in STRIDES]
+    indices = tuple(at[stride] for stride in STRIDES)
     features = FeatureGetterNet(model, out_indices=indices)
     return features, [int(info[i]["num_chs"]) for i in indices]
 
@@ -219,11 +219,14 @@ def _network(
 
 
 def _levels(network: DenseDetector, example: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        was = network.training
-        levels = network.eval().levels(example)
+    was = network.training
+    try:
+        with torch.no_grad():
+            return network.eval().levels(example)
+    except RuntimeError as error:
+        raise ConfigError(f"the backbone cannot take images of {tuple(example.shape[-2:])} pixels: {error}") from error
+    finally:
         network.train(was)
-    return levels
 
 
 def _nominal(levels: Sequence[Tensor]) -> list[int]:

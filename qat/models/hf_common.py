@@ -47,9 +47,7 @@ def local_folder(path: str) -> Path:
     return folder
 
 
-def load_pretrained(
-    head: Any, source: str, *, local: bool, settings: Mapping[str, Any], classes_inside: bool = False
-) -> Any:
+def load_pretrained(head: Any, source: str, *, local: bool, settings: Mapping[str, Any], classes_inside: bool = False) -> Any:
     """A model with a head, from the hub or a local folder; what depends on the number of classes may start fresh.
 
     Args:

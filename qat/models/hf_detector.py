@@ -133,13 +133,14 @@ def build_hf_detector(
         source = name if path is None else str(local_folder(path))
         processor = _processor(source, local=path is not None)
         model = load_pretrained(
-            AutoModelForObjectDetection, source, local=path is not None, settings=settings, classes_inside=True)
+            AutoModelForObjectDetection, source, local=path is not None, settings=settings, classes_inside=True
+        )
     else:
         config = fresh_config(name, settings)
         if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
             types = [known.model_type for known in MODEL_FOR_OBJECT_DETECTION_MAPPING]
             raise ConfigError(f"{name!r} is no detector of transformers.{near(name, types)}")
-        model = AutoModelForObjectDetection.from_config(config)
+        model = AutoModelForObjectDetection.from_config(config)  # type: ignore[no-untyped-call]
     record = _preprocessing(processor, image_size=image_size, crop_mode=crop_mode, mean=mean, std=std)
     height, width = record["height"], record["width"]
     _check_queries(model.config, height, width, name)

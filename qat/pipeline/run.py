@@ -82,9 +82,7 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
     return options
 
 
-def open_data(
-    config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None
-) -> DataModule:
+def open_data(config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
     options = {key: value for key, value in asdict(config.data).items() if key not in ("source", "root", "options")}
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **options)

@@ -250,6 +250,7 @@ _PASS = (
             "select.int",
             "contiguous.default",
             "clone.default",
+            "detach.default",
             "chunk.default",
             "split.Tensor",
             "split_with_sizes.default",

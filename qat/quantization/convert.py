@@ -77,6 +77,8 @@ class _Builder:
             self._visit_fake_quantize(node)
         elif node.name in self.fixed:
             self.values[node.name] = self._constant(node)
+        elif node.target is torch.ops.aten.detach.default:  # matters to training alone
+            self._alias(node, node.args[0].name)
         elif node.name in self.placement.absorbed:
             self._alias(node, self.placement.absorbed[node.name])
         elif node.name in self.placement.kernels:

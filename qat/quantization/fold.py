@@ -57,7 +57,8 @@ def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
     layer = scaled.args[0]
     if not (isinstance(layer, fx.Node) and layer.target in FOLDABLE - {aten.linear.default} and len(layer.users) == 1):
         return
-    if any(w is not None and len(w.users) > 1 for w in (layer.args[1], *layer.args[2:3])):
+    parameters: list[GraphNode | None] = [layer.args[1], *layer.args[2:3]]
+    if any(parameter is not None and len(parameter.users) > 1 for parameter in parameters):
         return
     weight, old_bias = _stored(module, layer)
     scale, shift = (_per_channel(module, node, layer) for node in (scaled.args[1], add.args[1]))

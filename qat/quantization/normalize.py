@@ -16,12 +16,11 @@ from qat.quantization.graph import GraphNode, replace_
 
 aten = torch.ops.aten
 
-#: Ops that change nothing in eval mode.
+#: Ops that change nothing in eval mode. `detach` is not one of them: training must send no gradient where the model sends none.
 IDENTITY = {
     aten.dropout.default,
     aten.feature_dropout.default,
     aten.alpha_dropout.default,
-    aten.detach.default,
     aten.alias.default,
     aten.lift_fresh_copy.default,
 }

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from qat.data.augment import AUGMENTS, flip, flip_crop, shift, train_transform
-from qat.preprocess import ImagePreprocess
 from qat.errors import ConfigError
+from qat.preprocess import ImagePreprocess
 from tests.data.samples import make_image, make_record
 
 PREPROCESS = ImagePreprocess.from_record(make_record(24))

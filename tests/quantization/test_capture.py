@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
+from qat.quantization.calibrate import calibrate
 from qat.quantization.capture import capture
+from qat.quantization.convert import convert
+from qat.quantization.prepare import prepare
 from tests.quantization.networks import CASES, Case, ConvNet, Inline, graph_ops
 
 
@@ -267,7 +270,8 @@ def test_capture_allows_that_folding_exchanges_what_ranks_nearly_equal() -> None
 
     def chosen(m: Any, x: Tensor) -> Tensor:
         scores = m.norm(m.layer(x)).flatten(1)
-        return scores.topk(8, dim=1).indices.float()
+        ranks: Tensor = scores.topk(8, dim=1).indices.float()
+        return ranks
 
     layer, norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)
     nn.init.constant_(layer.weight, 0.1)  # four channels of equal scores, but for the rounding
@@ -281,3 +285,27 @@ def test_capture_allows_that_folding_exchanges_what_ranks_nearly_equal() -> None
     scores = norm(layer(x)).flatten(1)
     chosen_scores = scores.gather(1, module(x).long())
     torch.testing.assert_close(chosen_scores, scores.topk(8, dim=1).values, rtol=1e-5, atol=1e-6)
+
+
+def test_capture_sends_no_gradient_where_the_model_sends_none() -> None:
+    """Detectors refine boxes layer by layer and detach them in between; the deployed program has no op for it."""
+
+    def refined(m: Any, x: Tensor) -> Tensor:
+        first = m.first(x)
+        y: Tensor = m.second(first.detach()) + first
+        return y
+
+    model = Inline(refined, first=nn.Conv2d(3, 4, 1), second=nn.Conv2d(4, 4, 1)).eval()
+    x = torch.randn(2, 3, 6, 6)
+    prepared = prepare(model, (x,))
+    prepared.set_quantizing_(False)
+    for network in (model, prepared):
+        network(x).square().sum().backward()
+    own = {name.removeprefix("network."): p.grad for name, p in prepared.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(own[name], parameter.grad)
+    prepared.set_quantizing_(True)
+    calibrate(prepared, [(x,)])
+    program = convert(prepared)
+    assert not [node.op for node in program.nodes if "detach" in node.op]
+    assert [node.op for node in program.layers()] == ["int8.conv2d"] * 2

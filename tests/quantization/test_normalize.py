@@ -56,8 +56,12 @@ SPELLINGS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], list[str]]]
     "same odd": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1))}, [CONV]),
     "same even": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, 4, padding="same")}, ["aten.conv2d.padding"]),
     "valid": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, 3, padding="valid")}, [CONV]),
-    "detach": (lambda m, x: m.conv(x).detach(), {"conv": nn.Conv2d(3, 4, 3)}, [CONV]),
-    "concat": (lambda m, x: torch.concat([m.conv(x), m.conv(x)], 1), {"conv": nn.Conv2d(3, 4, 3)}, [CONV, CONV, "aten.cat.default"]),
+    "alias": (lambda m, x: torch.ops.aten.alias(m.conv(x)), {"conv": nn.Conv2d(3, 4, 3)}, [CONV]),
+    "concat": (
+        lambda m, x: torch.concat([m.conv(x), m.conv(x)], 1),
+        {"conv": nn.Conv2d(3, 4, 3)},
+        [CONV, CONV, "aten.cat.default"],
+    ),
     "written whole": (_written_whole, {"conv": nn.Conv2d(3, 4, 3)}, [CONV]),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -23,11 +23,11 @@ from qat.errors import ConfigError, near
 MIN_SIDE = 2.0
 
 
-def _flips() -> nn.Module:
+def _flips() -> Any:
     return v2.RandomHorizontalFlip(0.5)
 
 
-def _scale() -> nn.Module:
+def _scale() -> Any:
     """Colour, zooming out and in as in SSD (Liu et al. 2016, arXiv:1512.02325, section 3.6), mirrored."""
     return v2.Compose(
         [
@@ -39,13 +39,13 @@ def _scale() -> nn.Module:
     )
 
 
-def _scale_any_side_up() -> nn.Module:
+def _scale_any_side_up() -> Any:
     """The same for images without an upside, such as those of a microscope."""
     return v2.Compose([_scale(), v2.RandomVerticalFlip(0.5)])
 
 
 #: Name -> the transform.
-AUGMENTS: dict[str, Callable[[], nn.Module]] = {"flip": _flips, "ssd": _scale, "ssd_any_side_up": _scale_any_side_up}
+AUGMENTS: dict[str, Callable[[], Any]] = {"flip": _flips, "ssd": _scale, "ssd_any_side_up": _scale_any_side_up}
 
 
 class BoxAugment:
@@ -68,7 +68,7 @@ class BoxAugment:
     ) -> tuple[Image.Image, Tensor, Tensor]:
         if self._transform is None:
             return image, corners, labels
-        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))  # type: ignore[call-arg, arg-type]
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
         with seeded(rng.getrandbits(32)):
             seen: dict[str, Any] = self._transform({"image": image, "boxes": boxes, "labels": labels})
         return seen["image"], seen["boxes"].as_subclass(torch.Tensor), seen["labels"]

@@ -29,6 +29,9 @@ from qat.data.budget import check_budget
 from qat.data.detection.source import Boxes, BoxSource, no_boxes
 from qat.errors import DataError, near
 
+#: Where validation boxes usually stand; the only file that may be missing.
+DEFAULT_VAL = "annotations/instances_val.json"
+
 #: Boxes may reach so many pixels over the edge before it is worth a word: annotation tools round.
 ROUNDING = 1.0
 
@@ -77,7 +80,7 @@ def coco_source(
     root: str | Path,
     *,
     train: str = "annotations/instances_train.json",
-    val: str | None = "annotations/instances_val.json",
+    val: str | None = DEFAULT_VAL,
     test: str = "annotations/instances_test.json",
     train_images: str = "images",
     val_images: str | None = None,
@@ -88,8 +91,8 @@ def coco_source(
 
     Args:
         root: everything else is relative to it.
-        train, val, test: annotation files. `val` of None holds some training images out; COCO itself has no annotated test
-            images, so its recipes test on `val`.
+        train, val, test: annotation files. `val` of None, or a default that is not there, holds some training images out; COCO
+            itself has no annotated test images, so its recipes test on `val`.
         train_images, val_images, test_images: image folders; None takes that of `train`.
         corrupt_budget: share of the boxes that may have no area.
 
@@ -100,10 +103,10 @@ def coco_source(
     if not root.is_dir():
         raise DataError(f"data.root: there is no folder {root}")
     repaired: list[str] = []
-    read = [_read(root, train, train_images, repaired)]
-    if val is not None and val != test and (root / val).is_file():
-        read.append(_read(root, val, val_images or train_images, repaired))
-    read.append(_read(root, test, test_images or train_images, repaired))
+    read = [_read(root, "train", train, train_images, repaired)]
+    if val is not None and val != test and (val != DEFAULT_VAL or (root / val).is_file()):
+        read.append(_read(root, "val", val, val_images or train_images, repaired))
+    read.append(_read(root, "test", test, test_images or train_images, repaired))
     labels = read[0].labels
     for other in read[1:]:
         if other.labels != labels:
@@ -131,9 +134,9 @@ class _Split:
     annotated: int
 
 
-def _read(root: Path, file: str, images: str, repaired: list[str]) -> _Split:
+def _read(root: Path, split: str, file: str, images: str, repaired: list[str]) -> _Split:
     path = root / file
-    content = _content(path)
+    content = _content(path, split)
     labels = _labels(path, content["categories"])
     position = {category: i for i, category in enumerate(labels)}
     entries = _unique(path, "image", content["images"])
@@ -146,28 +149,28 @@ def _read(root: Path, file: str, images: str, repaired: list[str]) -> _Split:
     files, sizes = [], []
     for image, entry in entries.items():
         where = root / images / str(entry.get("file_name"))
+        if not where.is_relative_to(root):
+            raise DataError(f"{path}: image {image} has the file {entry.get('file_name')!r}, which lies outside of {root}")
         if not where.is_file():
             raise DataError(f"{path}: image {image} has the file {entry.get('file_name')!r}, but {where} is not there")
         files.append(where)
         sizes.append((int(entry["width"]), int(entry["height"])))
-    table = CocoTable(
-        root=root, files=tuple(files), sizes=tuple(sizes), found=tuple(_boxes(drawn[image]) for image in entries)
-    )
+    table = CocoTable(root=root, files=tuple(files), sizes=tuple(sizes), found=tuple(_boxes(drawn[image]) for image in entries))
     return _Split(file=file, labels=labels, table=table, annotated=len(content["annotations"]))
 
 
-def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _content(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        raise DataError(f"there is no annotation file {path}.{near(path.name, siblings)} Name it as data.options.train=...")
+        raise DataError(f"there is no annotation file {path}.{near(path.name, siblings)} Name it as data.options.{split}=...")
     try:
         content = json.loads(path.read_text())
         lists = {key: content[key] for key in ("images", "annotations", "categories")}
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no COCO annotation file: {type(error).__name__}: {error}") from error
     for key, entries in lists.items():
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
-            raise DataError(f"{path}: {key!r} must be a list of objects that have an id each")
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("id"), int) for e in entries):
+            raise DataError(f"{path}: {key!r} must be a list of objects that have an integer as id each")
     for entry in lists["images"]:
         if not (_positive(entry.get("width")) and _positive(entry.get("height"))):
             raise DataError(f"{path}: image {entry['id']} needs a width and a height in pixels, got {entry}")
@@ -200,14 +203,15 @@ def _box(
 ) -> tuple[list[float], int, bool] | None:
     """Corners, label and crowd of an annotation; None for a box without area."""
     where = f"{path}: annotation {annotation['id']}"
-    if annotation.get("image_id") not in images:
-        raise DataError(f"{where} belongs to image {annotation.get('image_id')}, which is not there")
-    if annotation.get("category_id") not in position:
-        raise DataError(f"{where} has category {annotation.get('category_id')}, which is not in the list {list(position)}")
+    image_id, category = annotation.get("image_id"), annotation.get("category_id")
+    if not isinstance(image_id, int) or image_id not in images:
+        raise DataError(f"{where} belongs to image {image_id!r}, which is not there")
+    if not isinstance(category, int) or category not in position:
+        raise DataError(f"{where} has category {category!r}, which is not in the list {list(position)}")
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_finite(value) for value in box):
         raise DataError(f"{where} has the bbox {box}; it must be [x, y, width, height] in finite numbers")
-    image = images[annotation["image_id"]]
+    image = images[image_id]
     x, y, width, height = (float(value) for value in box)
     given = [x, y, x + width, y + height]
     limits = [float(image["width"]), float(image["height"])] * 2
@@ -218,7 +222,7 @@ def _box(
         return None
     if max(abs(a - b) for a, b in zip(given, corners, strict=True)) > ROUNDING:
         repaired.append(f"{where} of image {image.get('file_name')}: bbox {box} reaches over the edge, cut")
-    return corners, position[annotation["category_id"]], bool(annotation.get("iscrowd", 0))
+    return corners, position[category], bool(annotation.get("iscrowd", 0))
 
 
 def _boxes(drawn: Sequence[tuple[list[float], int, bool]]) -> Boxes:

@@ -71,6 +71,4 @@ class BoxSource:
 
 def no_boxes() -> Boxes:
     """The boxes of an image that shows nothing but background."""
-    return Boxes(
-        corners=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), crowd=torch.zeros(0, dtype=torch.bool)
-    )
+    return Boxes(corners=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), crowd=torch.zeros(0, dtype=torch.bool))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import torch
+from torch import Tensor
+
 from qat.quantization.engines.engine import Engine, Int8Model
 from qat.quantization.engines.lowering import Function, Kernels, lower
 from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
-from qat.quantization.program import Int8Program
+from qat.quantization.program import Int8Program, Node
 from qat.quantization.qparams import QParams
 
 
@@ -39,8 +42,33 @@ class _QnnpackKernels(NativeKernels):
         """Some kernels ask which engine is selected when they run."""
         return quantized_engine("qnnpack")
 
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
+        weight, scale, bias = tensors
+        assert weight is not None
+        assert scale is not None
+        if bias is not None:
+            weight, scale = room_for_bias(weight, scale, bias, grid.scale)
+        return super().layer(node, [weight, scale, bias], grid)
+
     def add(self, a: QParams, b: QParams, out: QParams) -> Function:
         """QNNPACK's add takes scale ratios in [2^-14, 2^8) only; outside, dequantize, add and quantize are used."""
         if all(2**-14 <= grid.scale / out.scale < 2**8 for grid in (a, b)):
             return super().add(a, b, out)
         return Kernels.add(self, a, b, out)
+
+
+def room_for_bias(weight: Tensor, scale: Tensor, bias: Tensor, input_scale: float) -> tuple[Tensor, Tensor]:
+    """Weights on a scale for which b / (s_x s_w) fits into QNNPACK's int32 bias; beyond, it would wrap around silently.
+
+    It happens behind a layer whose outputs are next to nothing: there the bias outweighs every product by far, so that coarser
+    weights change the result by less than a step.
+
+    Args:
+        weight: int8, shape (C, ...); scale, bias: shape (C,).
+    """
+    needed = (bias.abs().double() / (input_scale * 2.0**30)).to(scale.dtype)
+    if not bool((needed > scale).any()):
+        return weight, scale
+    wider = torch.maximum(scale, needed)
+    shrunk = weight.double() * (scale / wider).double().reshape(-1, *([1] * (weight.dim() - 1)))
+    return shrunk.round().to(torch.int8), wider

@@ -128,7 +128,7 @@ def test_coco_without_validation_split_leaves_it_to_be_held_out(tmp_path: Path) 
         (lambda c: c["categories"][1].update(name="cell"), r"no name twice; got \['cell', 'cell'\]"),
         (lambda c: c["categories"][1].pop("name"), "categories need names"),
         (lambda c: c["categories"].clear(), "categories need names"),
-        (lambda c: c["annotations"][2].pop("id"), "'annotations' must be a list of objects that have an id each"),
+        (lambda c: c["annotations"][2].pop("id"), "'annotations' must be a list of objects that have an integer as id each"),
         (lambda c: c.update(images={}), "'images' must be a list"),
         (lambda c: c.pop("categories"), "is no COCO annotation file: KeyError: 'categories'"),
     ],
@@ -245,3 +245,27 @@ def test_coco_identity_tells_every_property_of_a_box(tmp_path: Path, change: dic
     after = coco_source(write_coco(tmp_path, splits)).train
     assert before.identity(0) != after.identity(0)
     assert before.identity(1) == after.identity(1)
+
+
+def test_coco_refuses_a_named_validation_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotation file .*instances_vol\.json.*data\.options\.val="):
+        coco_source(write_coco(tmp_path), val="annotations/instances_vol.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "change", "message"),
+    [
+        ("annotations", 0, {"image_id": [100]}, r"belongs to image \[100\]"),
+        ("annotations", 0, {"category_id": "9"}, r"has category '9'"),
+        ("categories", 0, {"id": "nine"}, r"'categories' must be a list of objects that have an integer"),
+        ("images", 0, {"file_name": "/etc/hostname"}, r"lies outside of"),
+    ],
+)
+def test_coco_refuses_ids_and_files_of_the_wrong_kind(
+    key: str, entry: int, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    splits = contents()
+    splits["train"][key][entry].update(change)
+    (write_coco(tmp_path) / "annotations" / "instances_train.json").write_text(json.dumps(splits["train"]))
+    with pytest.raises(DataError, match=message):
+        coco_source(tmp_path)

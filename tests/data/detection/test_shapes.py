@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from qat.data.detection import shapes
 from qat.data.detection.shapes import LABELS, SIDE, shapes_source
 from qat.data.detection.source import BoxTable
 from qat.errors import ConfigError
@@ -35,12 +36,19 @@ def test_shapes_have_the_promised_form() -> None:
 
 
 def test_shapes_repeat_and_differ_between_seeds() -> None:
-    once, again, other = (shapes_source(train=10, seed=seed).train for seed in (3, 3, 4))
-    for index in range(10):
-        once.open(index).putpixel((0, 0), (1, 2, 3))
-        assert once.open(index).tobytes() == again.open(index).tobytes() != other.open(index).tobytes()
-        assert _corners(once, index) == _corners(again, index)
-    assert len({once.identity(0), other.identity(0), once.identity(1)}) == 3
+    table, other = shapes_source(train=10, seed=3).train, shapes_source(train=10, seed=4).train
+    images, corners = [table.open(i).tobytes() for i in range(10)], [_corners(table, i) for i in range(10)]
+    shapes._drawn.cache_clear()
+    assert [table.open(i).tobytes() for i in reversed(range(10))] == images[::-1]
+    assert [_corners(table, i) for i in range(10)] == corners
+    assert not {*images} & {other.open(i).tobytes() for i in range(10)}
+    assert len({table.identity(0), other.identity(0), table.identity(1)}) == 3
+
+
+def test_shapes_are_not_changed_by_who_draws_on_them() -> None:
+    before = TRAIN.open(0).tobytes()
+    TRAIN.open(0).putpixel((0, 0), (1, 2, 3))
+    assert TRAIN.open(0).tobytes() == before
 
 
 def test_shapes_stand_tight_in_their_boxes_and_nowhere_else() -> None:
