@@ -92,7 +92,7 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Written by `make bench`. Medians of interleaved rounds in one process, batch 1, random weights. The network is "
         "what was captured; the whole goes from a picture of 640 x 480 pixels through letterbox, network, decoding and "
-        "suppression to boxes. With random weights nearly every anchor is a candidate, which is the worst case for suppression.",
+        "suppression to boxes. With random weights nearly every anchor is a candidate: the worst case.",
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
         "",
         "| detector | GMACs, in INT8 | network FP32 ms | "
