@@ -149,6 +149,20 @@ class Difference:
         return self.ci95[0] <= 0.0 <= self.ci95[1]
 
 
+def interval(evaluation: Evaluation, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the bootstrap over samples of the task's metric, see `paired_difference`."""
+    formula = next(iter(evaluation.formulas.values()))
+    rows, counts = np.unique(evaluation.statistics.double().numpy(), axis=0, return_counts=True)
+    statistics, rng = torch.from_numpy(rows), np.random.default_rng(seed)
+    shares = counts / evaluation.count
+    draws = [
+        np.asarray(formula(statistics, torch.from_numpy(rng.multinomial(evaluation.count, shares, size=size)).double()))
+        for size in np.diff(np.r_[0 : resamples : min(500, resamples), resamples])
+    ]
+    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def paired_difference(
     a: Evaluation, b: Evaluation, metric: str | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Difference:

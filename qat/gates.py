@@ -15,8 +15,7 @@ from torch import Tensor
 from qat.artifact import EXACT_ENGINES
 from qat.errors import GateError
 from qat.evaluate import Difference, Evaluation, agreement, paired_difference
-from qat.quantization.parity import LayerParity, engine_parity, first_bad, simulation_parity
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.parity import LayerParity, engine_parity, first_bad
 from qat.quantization.program import Int8Program
 
 #: Share of a layer's outputs that an engine with another rounding order may put one step away.
@@ -56,11 +55,12 @@ def kernel_gate(
     return Gate(name=f"kernel/{engine}", passed=bad is None and decides, detail=detail)
 
 
-def simulation_gate(
-    prepared: PreparedModel, program: Int8Program, inputs: Sequence[Tensor], *, simulated: Evaluation, int8: Evaluation
-) -> Gate:
-    """Hold the fake-quant simulation to the INT8 network: metric, and every layer given the same input."""
-    rows = simulation_parity(prepared, program, inputs)
+def simulation_gate(rows: Sequence[LayerParity], *, simulated: Evaluation, int8: Evaluation) -> Gate:
+    """Hold the fake-quant simulation to the INT8 network: metric, and every layer given the same input.
+
+    Args:
+        rows: see `simulation_parity`.
+    """
     bad = first_bad(rows, max_steps=1)
     difference = paired_difference(simulated, int8)
     metric = abs(difference.value) <= SIMULATION_POINTS or difference.contains_zero()

@@ -11,6 +11,7 @@ from qat.evaluate import Difference
 from qat.gates import Gate, budget_gate, enforce, kernel_gate, simulation_gate
 from qat.quantization import parity
 from qat.quantization.engines import ENGINES, Int8Model, lower
+from qat.quantization.parity import simulation_parity
 from qat.quantization.program import Int8Program
 from qat.quantization.qparams import short_scale
 from tests.evaluations import evaluation
@@ -84,7 +85,7 @@ def test_kernel_gate_refuses_a_metric_outside_the_interval() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_simulation_gate_passes_for_what_was_converted(name: str) -> None:
-    gate = simulation_gate(calibrated(name), converted(name), _inputs(name), simulated=ALIKE, int8=ALIKE)
+    gate = simulation_gate(simulation_parity(calibrated(name), converted(name), _inputs(name)), simulated=ALIKE, int8=ALIKE)
     assert gate.passed, gate.detail
 
 
@@ -94,7 +95,7 @@ def test_simulation_gate_names_the_tensor_of_which_the_scale_was_altered_after_c
     prepared, program = calibrated("residual"), converted("residual")
     tensor, module = list(prepared.fake_quantizes())[index]
     module.scale.copy_(short_scale(0.8 * module.scale))
-    gate = simulation_gate(prepared, program, _inputs("residual"), simulated=ALIKE, int8=ALIKE)
+    gate = simulation_gate(simulation_parity(prepared, program, _inputs("residual")), simulated=ALIKE, int8=ALIKE)
     assert not gate.passed
     names = {tensor, f"{tensor}_quantized", prepared.placement.absorbed.get(tensor)}
     assert any(f"({name})" in gate.detail for name in names), gate.detail
@@ -105,7 +106,9 @@ def test_simulation_gate_compares_the_metric_by_the_paired_interval(worse: int, 
     """2 of 1,000 samples are 0.2 points, which is allowed; 60 are 6 points, and no chance."""
     simulated = evaluation([100.0] * 1000)
     int8 = evaluation([0.0] * worse + [100.0] * (1000 - worse))
-    gate = simulation_gate(calibrated("conv"), converted("conv"), _inputs("conv"), simulated=simulated, int8=int8)
+    gate = simulation_gate(
+        simulation_parity(calibrated("conv"), converted("conv"), _inputs("conv")), simulated=simulated, int8=int8
+    )
     assert gate.passed is passed
 
 

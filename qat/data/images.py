@@ -108,6 +108,10 @@ class ImageData(DataModule):
         chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
 
+    def test_names(self) -> list[str]:
+        assert isinstance(self._test, ImageDataset)
+        return [self._test.table.name(index) for index in self._test.indices]
+
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """In order."""
         return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]

@@ -80,6 +80,10 @@ class DataModule(LightningDataModule, ABC):
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """All samples of a data set once, in batches of `eval_batch_size`; the same in every process."""
 
+    @abstractmethod
+    def test_names(self) -> list[str]:
+        """What people call the test samples, in the order in which they are evaluated."""
+
     def train_dataloader(self) -> BatchLoader[Any]:
         """Training batches. A trainer sets the place by itself; elsewhere `sampler.set_epoch` and `.skip_batches` do."""
         rank, world_size = 0, 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from qat.artifact import save_artifact, size_bytes, verify
 from qat.benchmark import Latency, measure
 from qat.errors import ArtifactError
-from qat.evaluate import Evaluation, agreement, paired_difference
+from qat.evaluate import Evaluation, agreement, interval, paired_difference
 from qat.gates import Gate, budget_gate, kernel_gate, simulation_gate
 from qat.pipeline.run import Run, benchmark_inputs, make_task, progress, sample_inputs, score
 from qat.quantization.coverage import coverage
 from qat.quantization.engines import lower
+from qat.quantization.parity import simulation_parity
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
 from qat.report.plots import draw
-from qat.report.report import EngineResult, Report, environment
+from qat.report.report import Disagreement, EngineResult, Report, environment, layer_rows
 
 
 def assess(
@@ -46,7 +48,8 @@ def assess(
         gates.append(kernel_gate(program, engine, sample, reference=reference, result=results[engine]))
     int8 = results[config.engines[0]]
     drop = paired_difference(stages["fp32"], int8)
-    gates.append(simulation_gate(prepared, program, sample, simulated=stages["fake_quant"], int8=int8))
+    layers = simulation_parity(prepared, program, sample)
+    gates.append(simulation_gate(layers, simulated=stages["fake_quant"], int8=int8))
     gates.append(budget_gate(drop, config.gate.max_drop))
     draw(config.task, run.data, stages["fp32"], int8, folder / "plots")
     latencies = time_engines(run, network, program)
@@ -64,6 +67,9 @@ def assess(
         drop=drop,
         drops={name: drop if i == 0 else paired_difference(stages["fp32"], int8, name) for i, name in enumerate(int8.formulas)},
         agreement=agreement(stages["fp32"], int8),
+        intervals={name: interval(stage) for name, stage in {**stages, "int8": int8}.items()},
+        disagreements=disagreements(run, stages["fp32"], int8),
+        layers=layer_rows(layers, program.grids()),
         simulation_delta=stages["fake_quant"].metric - int8.metric,
         simulation_agreement=agreement(stages["fake_quant"], int8),
         engines={
@@ -83,6 +89,17 @@ def assess(
         gates=tuple(gates),
         environment=environment(),
     )
+
+
+def disagreements(run: Run, fp32: Evaluation, int8: Evaluation, *, most: int = 12) -> list[Disagreement]:
+    """The first samples on which the two do not decide alike."""
+    task = make_task(run, nn.Identity(), run.config.qat)
+    pairs = zip(run.data.test_names(), fp32.decisions, int8.decisions, strict=True)
+    differing = ((name, a, b) for name, a, b in pairs if not all((*task.alike(a, b), *task.alike(b, a))))
+    return [
+        Disagreement(sample=name, fp32=task.describe(a), int8=task.describe(b))
+        for name, a, b in itertools.islice(differing, most)
+    ]
 
 
 def write_artifact(

@@ -35,7 +35,8 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
-from qat.report.report import environment, write_json
+from qat.report.html import render
+from qat.report.report import environment, write_json, write_text
 from qat.report.table import print_summary
 from qat.run_folder import run_folder
 from qat.tasks import Task
@@ -81,6 +82,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
         content = report.to_json()
         write_json(folder / "report.json", content)
+        write_text(folder / "report.html", render(content, sorted((folder / "plots").glob("*"))))
         print_summary(content, run.console)
         run.console.print(f"run folder: {folder}", highlight=False)
         if config.gate.enforce:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from qat.evaluate import Difference
 from qat.gates import Gate
 from qat.quantization.coverage import Coverage
 from qat.quantization.engines.cpu import isa
+from qat.quantization.parity import LayerParity
+from qat.quantization.qparams import QParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +45,24 @@ class EngineResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """A sample on which FP32 and INT8 decide differently, in words."""
+
+    sample: str
+    fp32: str
+    int8: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything a run found out.
 
     Args:
         drop: FP32 - INT8 in the task's metric; `drops` the same in every metric.
         agreement: share of FP32's decisions that INT8 makes as well.
+        intervals: 95 % interval of the metric per stage.
+        disagreements: some samples on which FP32 and INT8 decide differently.
+        layers: one row per tensor of the simulation against INT8, see `layer_rows`.
     """
 
     task: str
@@ -61,6 +76,9 @@ class Report:
     drop: Difference
     drops: Mapping[str, Difference]
     agreement: float
+    intervals: Mapping[str, tuple[float, float]]
+    disagreements: Sequence[Disagreement]
+    layers: Sequence[Mapping[str, Any]]
     simulation_delta: float
     simulation_agreement: float
     engines: Mapping[str, EngineResult]
@@ -85,6 +103,9 @@ class Report:
             "drop": _difference(self.drop),
             "drops": {name: _difference(drop) for name, drop in self.drops.items()},
             "agreement": round(self.agreement, 6),
+            "intervals": {name: [round(low, 4), round(high, 4)] for name, (low, high) in self.intervals.items()},
+            "disagreements": [asdict(sample) for sample in self.disagreements],
+            "layers": [dict(row) for row in self.layers],
             "simulation": {"delta": round(self.simulation_delta, 4), "agreement": round(self.simulation_agreement, 6)},
             "engines": {name: result.to_json() for name, result in self.engines.items()},
             "coverage": {
@@ -113,14 +134,35 @@ class Report:
         }
 
 
+def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> list[dict[str, Any]]:
+    """Per tensor on a grid: its range, largest deviation given the same input, and SQNR end to end (None where equal)."""
+    return [
+        {
+            "layer": row.layer,
+            "tensor": row.name,
+            "low": -grids[row.name].zero_point * grids[row.name].scale,
+            "high": (255 - grids[row.name].zero_point) * grids[row.name].scale,
+            "max_steps": row.max_steps,
+            "differing": round(row.differing, 6),
+            "sqnr_db": round(row.sqnr_db, 2) if math.isfinite(row.sqnr_db) else None,
+        }
+        for row in rows
+    ]
+
+
 def _difference(difference: Difference) -> dict[str, Any]:
     return {"value": round(difference.value, 4), "ci95": [round(x, 4) for x in difference.ci95]}
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON beside the target and rename it into place."""
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target and rename into place."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(json.dumps(data, indent=2) + "\n")
+    staging.write_text(text)
     os.replace(staging, path)
 
 

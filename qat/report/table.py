@@ -11,7 +11,7 @@ from rich.table import Table
 #: Further metrics that a terminal shows: a data set of 80 classes has 82.
 MOST_METRICS = 8
 
-_STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
+STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
 
 
 def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
@@ -26,7 +26,7 @@ def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
     if models:
         table.add_column("model", overflow="fold", ratio=1)
     table.add_column("engine", no_wrap=True)
-    for column in (*_STAGES.values(), "drop", "speed-up", "size"):
+    for column in (*STAGES.values(), "drop", "speed-up", "size"):
         table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         table.add_section()
@@ -64,7 +64,7 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     )
     others = [name for name in report["metrics"]["int8"] if name != report["metric"]["name"]]
     for name in others[:MOST_METRICS]:
-        values = [f"{title} {report['metrics'][stage][name]:.2f}" for stage, title in _STAGES.items()]
+        values = [f"{title} {report['metrics'][stage][name]:.2f}" for stage, title in STAGES.items()]
         console.print(f"{name}: {', '.join(values)}, drop {report['drops'][name]['value']:+.2f}", highlight=False, markup=False)
     if len(others) > MOST_METRICS:
         console.print(f"{len(others) - MOST_METRICS} more metrics stand in report.json", highlight=False)

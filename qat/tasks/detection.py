@@ -105,6 +105,12 @@ class DetectionTask(Task):
     def alike(self, decision: Any, other: Any) -> Sequence[bool]:
         return found_again(decision, other)
 
+    def describe(self, decision: Any) -> str:
+        """How many confident boxes of each class."""
+        labels = decision.labels[decision.scores >= CONFIDENT].tolist()
+        counted = [f"{labels.count(i)} {name}" for i, name in enumerate(self.labels) if i in labels]
+        return ", ".join(counted) or "nothing"
+
 
 def found_again(first: Detections, second: Detections) -> list[bool]:
     """Of every confident detection of `first`, best first, whether `second` has one for it: of the same class, with IoU of at

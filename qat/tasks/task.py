@@ -81,6 +81,10 @@ class Task(LightningModule, ABC):
         """Of each thing that `decision` says about a sample, whether `other` says it as well."""
         return same(decision, other)
 
+    def describe(self, decision: Any) -> str:
+        """A decision in words, for people."""
+        return self.labels[decision] if isinstance(decision, int) else str(decision)
+
     def forward(self, *inputs: Tensor) -> Any:
         return self.model(*inputs)
 

@@ -52,6 +52,10 @@ class TokenClassificationTask(Task):
             decisions.append(tuple(tags))
         return decisions
 
+    def describe(self, decision: Any) -> str:
+        """The tags of all words."""
+        return " ".join(self.labels[tag] for tag in decision)
+
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
         """Per sentence (correct, predicted, true) entities: (N, 3)."""
         rows = []

@@ -6,7 +6,7 @@ from qat.benchmark import Latency
 from qat.evaluate import Difference
 from qat.gates import Gate
 from qat.quantization.coverage import Coverage, FloatOp
-from qat.report.report import EngineResult, Report, environment
+from qat.report.report import Disagreement, EngineResult, Report, environment
 
 
 def make_report() -> Report:
@@ -28,6 +28,12 @@ def make_report() -> Report:
             "top5": Difference(value=0.125, ci95=(-0.5, 0.5), count=360),
         },
         agreement=0.98,
+        intervals=dict.fromkeys(("fp32", "ptq", "fake_quant", "int8"), (96.5, 99.5)),
+        disagreements=(Disagreement(sample="image <7>", fp32="3", int8="8"),),
+        layers=(
+            {"layer": "conv1", "tensor": "relu", "low": 0.0, "high": 2.5, "max_steps": 1, "differing": 0.001, "sqnr_db": 41.5},
+            {"layer": "fc", "tensor": "linear", "low": -8.0, "high": 7.9, "max_steps": 0, "differing": 0.0, "sqnr_db": None},
+        ),
         simulation_delta=0.27777,
         simulation_agreement=0.9971,
         engines={

@@ -100,6 +100,9 @@ class DetectionData(DataModule):
         chosen = stratified(self._calibration.table.targets[self._calibration.indices], count * self.batch_size, seed=0)
         return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
 
+    def test_names(self) -> list[str]:
+        return [self.test_images.table.name(index) for index in self.test_images.indices]
+
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """In order."""
         return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]

@@ -19,10 +19,13 @@ from qat.data.sampler import Key, consecutive
 from qat.data.split import stratified
 from qat.data.text.batch import UnitDataset
 from qat.data.text.encode import Encoder
-from qat.data.text.source import TextSource, TextTable
+from qat.data.text.source import TextSource, TextTable, texts
 from qat.errors import ConfigError, DataError, near
 
 TRUNCATION = ("truncate", "refuse")
+
+#: Characters of a text by which people tell it from others.
+EXCERPT = 100
 
 
 @final
@@ -74,6 +77,7 @@ class TextData(DataModule):
         parts = _without_empty(choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed), corrupt_budget, notes)
         self.fingerprint = fingerprint(source.labels, parts)
         self._targets = parts["train"].targets
+        self._test_part = parts["test"]
         train, cut = _dataset(parts["train"], encoder, training=True)
         one_window_each = len(train) == len(parts["train"].indices)
         self._calibration = train if one_window_each else _dataset(parts["train"], encoder, training=False)[0]
@@ -91,6 +95,12 @@ class TextData(DataModule):
         check_at_least(1, calibration_batches=count)
         chosen = stratified(self._targets, count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
+
+    def test_names(self) -> list[str]:
+        """The beginning of every text."""
+        order = [position for batch in self.eval_batches(self._test) for _, position in batch]
+        part = self._test_part
+        return [" | ".join(texts(part.table.examples[part.indices[i]]))[:EXCERPT] for i in order]
 
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         assert isinstance(dataset, UnitDataset)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from qat.report.figures import MOST_LAYERS, latency, layers, stages
+from tests.report.reports import make_report
+
+REPORT = make_report().to_json()
+
+
+def test_stages_are_drawn_with_their_intervals() -> None:
+    (axes,) = stages(REPORT).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["FP32", "PTQ", "QAT", "INT8"]
+    assert [text.get_text() for text in axes.texts] == ["98.61", "97.50", "98.33", "98.06"]
+    bars = axes.collections[0].get_segments()  # type: ignore[attr-defined]
+    assert [tuple(segment[:, 1]) for segment in bars] == [pytest.approx((96.5, 99.5))] * 4
+
+
+def test_layers_show_ranges_and_the_tensors_of_least_sqnr() -> None:
+    left, right = layers(REPORT).axes
+    assert [bar.get_width() for bar in left.patches] == [41.5, 41.5], "an equal tensor is as long as the best"  # type: ignore[attr-defined]
+    assert [(bar.get_x(), bar.get_width()) for bar in right.patches] == [(0.0, 2.5), (-8.0, pytest.approx(15.9))]  # type: ignore[attr-defined]
+    many = [{**REPORT["layers"][0], "layer": f"l{i}", "sqnr_db": float(100 - i)} for i in range(90)]
+    left, _ = layers({**REPORT, "layers": many}).axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == [f"l{i}" for i in range(90 - MOST_LAYERS, 90)]
+
+
+def test_latency_has_a_bar_for_fp32_and_every_engine() -> None:
+    (axes,) = latency(REPORT).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["FP32 eager", "fbgemm", "x86"]
+    assert [bar.get_width() for bar in axes.patches] == [8.0, 2.0, 4.0]  # type: ignore[attr-defined]

@@ -1,0 +1,82 @@
+"""report.html says what report.json says, needs no network, and opens in a real browser without a complaint."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qat.report.html import islands, render
+from tests.report.reports import make_report
+
+REPORT = make_report().to_json()
+
+
+def test_page_holds_the_numbers_of_the_report_and_escapes_what_users_wrote() -> None:
+    page = render(REPORT)
+    for number in ("98.61", "98.06", "+0.56", "4.00×", "0.25×", "[-0.10, +1.20]", "+0.12 [-0.50, +0.50]"):
+        assert number in page, number
+    assert "image &lt;7&gt;" in page
+    assert "drop +0.556 points, budget 0.5" in page
+    assert page.count('class="failed"') == 1
+    assert "gelu" in page
+    assert "no kernel" in page
+
+
+def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "boxes.png").write_bytes(b"not looked at")
+    page = render(REPORT, [tmp_path / "boxes.png"])
+    assert page.count("<img") == 4
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert not re.findall(r"<script|@import|url\(", page)
+
+
+def test_page_of_a_run_in_which_nothing_differs(tmp_path: Path) -> None:
+    page = render({**REPORT, "disagreements": [], "layers": [], "coverage": {**REPORT["coverage"], "float_ops": []}})
+    assert "Nowhere." in page
+
+
+def test_islands_group_ops_by_kind_and_reason() -> None:
+    ops = [{"op": "aten.gelu.default", "node": "g", "layer": f"l{i}", "reason": "no kernel"} for i in range(6)]
+    ops.append({"op": "aten.add.Tensor", "node": "a", "layer": "", "reason": "an input is float"})
+    assert islands(ops) == [
+        {"op": "gelu", "reason": "no kernel", "count": 6, "places": ["l0", "l1", "l2", "l3"]},
+        {"op": "add", "reason": "an input is float", "count": 1, "places": ["a"]},
+    ]
+
+
+def _chromium() -> str:
+    """A Chromium of this machine; without one the test is skipped, and says so."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    return found
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_opens_in_a_browser_without_a_complaint_and_fits(width: int, finished_shapes: Path, tmp_path: Path) -> None:
+    command = [_chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    page = (finished_shapes / "report.html").resolve()
+    probe = page.read_text().replace(
+        "</body>",
+        "<script>document.title = [document.documentElement.scrollWidth <= window.innerWidth,"
+        "[...document.images].every(image => image.complete && image.naturalWidth > 0),"
+        "document.getElementById('int8').textContent].join(' ')</script></body>",
+    )
+    (tmp_path / "page.html").write_text(probe)
+    done = subprocess.run(
+        [*command, "--enable-logging=stderr", "--virtual-time-budget=5000", f"--window-size={width},900", "--dump-dom",
+         str(tmp_path / "page.html")],
+        capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    shown = re.search(r'id="int8">([\d.]+)<', page.read_text())
+    assert shown is not None
+    assert title.group(1) == f"true true {shown.group(1)}"
