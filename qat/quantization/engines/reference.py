@@ -66,6 +66,27 @@ def requantize(acc: Tensor, scale: Tensor, bias: Tensor | None, grid: QParams) -
     return torch.round(y).add_(grid.zero_point).clamp_(ACTIVATION_LOW, ACTIVATION_HIGH)
 
 
+def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+    """a * b + c of float32 tensors, rounded once, as the kernels' fma does; exact for every input.
+
+    The product is exact in float64. The sum is rounded to odd there (its error, by Knuth's two-sum, says in which direction the
+    truth lies), so that the second rounding, to float32, is that of the exact sum.
+
+    Reference: Boldo and Melquiond 2008, IEEE Transactions on Computers 57, "Emulation of FMA and correctly rounded sums".
+    """
+    product = a.to(torch.float64) * b.to(torch.float64)
+    if c is None:
+        return product.to(torch.float32)
+    addend = c.to(torch.float64)
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = (total.view(torch.int64) & 1) == 0
+    towards = torch.where(error > 0, torch.inf, -torch.inf).to(torch.float64)
+    odd = torch.where((error != 0) & even, torch.nextafter(total, towards), total)
+    return odd.to(torch.float32)
+
+
 class _ReferenceKernels(Kernels):
     def quantize(self, grid: QParams) -> Function:
         return lambda x: quantize(_channels_last(x), grid)
@@ -105,8 +126,7 @@ class _ReferenceKernels(Kernels):
             acc = accumulate(node, (q - grid.zero_point).to(exact_type), w.to(exact_type))
             if out is not None:
                 return _channels_last(requantize(acc, s, b, out))
-            y = acc.to(torch.float32).to(torch.float64) * s.to(torch.float64)
-            return (y + b.to(torch.float64) if b is not None else y).to(torch.float32)
+            return fused_multiply_add(acc.to(torch.float32), s, b)
 
         return run
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from qat.quantization.engines import lower
 from qat.quantization.engines.lowering import aten_op
-from qat.quantization.engines.reference import quantize, requantize
+from qat.quantization.engines.reference import fused_multiply_add, quantize, requantize
 from qat.quantization.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program import Int8Program, Node, Ref, leaves, map_leaves
 from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, op_inputs, op_program
@@ -160,3 +162,22 @@ def test_reference_ops_mean_what_they_mean_on_real_numbers(name: str) -> None:
 
 def test_every_int8_op_has_its_meaning() -> None:
     assert MEANING.keys() | {*LAYER_OPS, *TABLE_OPS, "int8.quantize", "int8.dequantize"} == INT8_OPS
+
+
+def test_fused_multiply_add_rounds_once_where_the_addend_only_breaks_a_tie() -> None:
+    """Products that lie in the middle between two float32 and addends far below float64's last place: found on a detector."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randint(-(2**20), 2**20, (4000,), generator=generator).float()
+    b = torch.tensor([3.354711e-08, 2.0**-30, 1.0 + 2.0**-23, 0.75]).repeat(1000)
+    c = torch.tensor([1e-20, -1e-20, 1e-30, -1e-38, 0.0, 1.0, -3e-5, 2.0**-24]).repeat(500)
+    a[:500] = 2.0**23 + 1.0 + 2.0 * torch.arange(500)  # times 2^-1 * odd: ties
+    b[:500] = 0.5 * (1 + 2.0**-22)
+    found = fused_multiply_add(a, b, c)
+    for x, y, z, got in zip(a.tolist(), b.tolist(), c.tolist(), found.tolist(), strict=True):
+        exact = Fraction(x) * Fraction(y) + Fraction(z)
+        near = np.float32(float(exact))
+        candidates = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
+        distance = [abs(Fraction(float(value)) - exact) for value in candidates]
+        best = [value for value, d in zip(candidates, distance, strict=True) if d == min(distance)]
+        even = [value for value in best if value.view(np.int32) % 2 == 0]
+        assert got == float(best[0] if len(best) == 1 else even[0])
