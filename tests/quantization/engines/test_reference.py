@@ -170,9 +170,12 @@ def test_fused_multiply_add_rounds_once_where_the_addend_only_breaks_a_tie() -> 
     a = torch.randint(-(2**20), 2**20, (4000,), generator=generator).float()
     b = torch.tensor([3.354711e-08, 2.0**-30, 1.0 + 2.0**-23, 0.75]).repeat(1000)
     c = torch.tensor([1e-20, -1e-20, 1e-30, -1e-38, 0.0, 1.0, -3e-5, 2.0**-24]).repeat(500)
-    a[:500] = 2.0**23 + 1.0 + 2.0 * torch.arange(500)  # times 2^-1 * odd: ties
-    b[:500] = 0.5 * (1 + 2.0**-22)
+    a[:500] = 3.0  # times an odd number of 24 bits: an odd one of 25, in the middle between two float32
+    b[:500] = (2.0**23 + 1 + 2 * torch.arange(500)) * 2.0**-40
+    c[:500] = torch.tensor([-1e-25, 1e-25]).repeat(250)
+    twice = (a.double() * b.double() + c.double()).float()
     found = fused_multiply_add(a, b, c)
+    assert int((found != twice).sum()) > 100, "the case is none where rounding twice does no harm"
     for x, y, z, got in zip(a.tolist(), b.tolist(), c.tolist(), found.tolist(), strict=True):
         exact = Fraction(x) * Fraction(y) + Fraction(z)
         near = np.float32(float(exact))
