@@ -1,6 +1,6 @@
 """Commands: thin Hydra apps, one verb each. Configuration ends here; the flow below takes plain typed values.
 
-Exit codes: 0 done, 2 bad configuration or input, 3 diverged, 4 a gate failed, 1 a bug.
+Exit codes: 0 done, 2 bad configuration or input, 3 diverged, 4 a gate failed, 143 told to end (resumable), 1 a bug.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Config:
         engines: on which the INT8 model is evaluated and timed; the first counts as `int8`.
         accelerator, precision: for training, as Lightning names them.
         logger: `none`, `csv`, `tensorboard` or `wandb`.
-        project: W&B project.
+        project, group, tags: of the W&B run.
         output: the run folder; for `qat-export` the artifact folder.
         artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.
@@ -199,6 +199,8 @@ class Config:
     precision: str = "32-true"
     logger: str = "none"
     project: str = "qat"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
     output: str = "runs/run"
     artifact: str | None = None
     checkpoint: str | None = None

@@ -42,8 +42,9 @@ ENGINES = ("fbgemm", "qnnpack")
 LABELS = ("a", "b", "c")
 
 #: dB between simulation and INT8 at every raw output, free-running: single roundings that flip spread, and through a deep
-#: network of random weights, whose outputs differ little from image to image, they weigh most.
-MIN_SQNR = 15.0
+#: network of random weights, whose outputs differ little from image to image, they weigh most. So does a query that changes
+#: places with another of nearly equal score.
+MIN_SQNR = 10.0
 
 DENSE = {f"{head} on {name}": (head, name) for head in ("fcos", "retinanet") for name in ("mobilenetv2_100", "resnet18")}
 

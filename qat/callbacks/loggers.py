@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from qat.errors import ConfigError, near
 
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 
 
-def make_loggers(name: str, *, folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> list[Logger]:
-    """The loggers of a run, beside `metrics.jsonl`.
-
-    W&B runs offline unless WANDB_API_KEY or WANDB_MODE=online is set; its files stay in `folder`.
+def make_loggers(
+    name: str,
+    *,
+    folder: Path,
+    project: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    tags: Sequence[str] = (),
+    group: str | None = None,
+) -> list[Logger]:
+    """The loggers of a run, beside `metrics.jsonl`; their files stay in `folder`.
 
     Raises:
         ConfigError: unknown name, or its package is not installed.
@@ -30,22 +36,33 @@ def make_loggers(name: str, *, folder: Path, project: str, run_name: str, config
         if name == "tensorboard":
             return [TensorBoardLogger(folder, name="tensorboard")]
         if name == "wandb":
-            return [_wandb(folder, project, run_name, config)]
+            from qat.callbacks.wandb_run import WandbRun
+
+            return [WandbRun(folder, project=project, run_name=run_name, config=config, tags=tags, group=group)]
     except ModuleNotFoundError as error:
         raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{name}'") from error
     return []
 
 
-def finish(loggers: Iterable[Logger]) -> None:
-    """Close the loggers; a W&B run that stays open would take the metrics of the next run of a sweep."""
+def enter(loggers: Iterable[Logger], stage: str) -> None:
+    """Tell the loggers that name what they log by stage which one begins."""
     for logger in loggers:
+        if hasattr(logger, "stage"):
+            logger.stage = stage
+
+
+def finish(loggers: Iterable[Logger], report: Mapping[str, Any], summary: Mapping[str, float]) -> None:
+    """Give the loggers the report of a finished run, and close them.
+
+    Args:
+        report: content of report.json.
+        summary: numbers under the names of the log.
+    """
+    for logger in loggers:
+        if hasattr(logger, "log_report"):
+            logger.log_report(report, summary)
+        else:
+            logger.log_metrics(dict(summary))
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
-
-
-def _wandb(folder: Path, project: str, run_name: str, config: Mapping[str, Any]) -> Logger:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ["WANDB_DATA_DIR"] = str(folder)  # not setdefault: a sweep has several runs in one process
-    offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") in ("offline", "dryrun")
-    return WandbLogger(project=project, name=run_name, save_dir=str(folder), offline=offline, config=dict(config))
+        if hasattr(logger, "finish"):
+            logger.finish()

@@ -108,6 +108,12 @@ class ImageData(DataModule):
         chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
 
+    def test_targets(self) -> list[int]:
+        """Classes of the test images, in order."""
+        assert isinstance(self._test, ImageDataset)
+        targets: list[int] = self._test.targets.tolist()
+        return targets
+
     def test_names(self) -> list[str]:
         assert isinstance(self._test, ImageDataset)
         return [self._test.table.name(index) for index in self._test.indices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from qat.errors import ConfigError
 from qat.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
+from qat.report.report import environment
 from qat.tasks import OptimizerFactory, Task, build_task, check_data
 
 
@@ -41,7 +42,7 @@ class Run:
     loggers: list[Logger]
 
 
-def open_run(config: Config, folder: Path | None, console: Console) -> Run:
+def open_run(config: Config, folder: Path | None, console: Console, overrides: Sequence[str] = ()) -> Run:
     """Seed everything and build model and data; without a folder nothing is logged to files."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     root = {} if config.data.root is None else {"root": config.data.root}
@@ -53,8 +54,15 @@ def open_run(config: Config, folder: Path | None, console: Console) -> Run:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     loggers = []
     if folder is not None:
+        data_used = {"name": data.name, "fingerprint": data.fingerprint, "labels": list(data.labels)}
         loggers = make_loggers(
-            config.logger, folder=folder, project=config.project, run_name=config.recipe, config=asdict(config)
+            config.logger,
+            folder=folder,
+            project=config.project,
+            run_name=config.recipe,
+            group=config.group,
+            tags=[*config.tags, config.task, model.name],
+            config={**asdict(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
         )
     return Run(config=config, folder=folder, console=console, source=source, data=data, model=model, loggers=loggers)
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from qat.benchmark import measure
-from qat.callbacks.loggers import finish
+from qat.callbacks.loggers import enter, finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
 from qat.callbacks.quantization import ScheduleCallback
 from qat.config import Config, StageConfig
@@ -53,7 +53,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
     """
     _check_engines(config)
     with run_folder(Path(config.output), resume=config.resume) as folder, _train_log(folder / "train.log"):
-        run = open_run(config, folder, console or Console())
+        run = open_run(config, folder, console or Console(), overrides or [])
         network = run.model.module
         preflight(run, network)
         _write_inputs(config, folder, overrides or [])
@@ -76,13 +76,11 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
             training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
             folder=folder,
         )
-        for logger in run.loggers:
-            logger.log_metrics(report.logged())
-        finish(run.loggers)
         append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
         content = report.to_json()
         write_json(folder / "report.json", content)
         write_text(folder / "report.html", render(content, sorted((folder / "plots").glob("*"))))
+        finish(run.loggers, content, report.logged())
         print_summary(content, run.console)
         run.console.print(f"run folder: {folder}", highlight=False)
         if config.gate.enforce:
@@ -160,6 +158,7 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
         return
     assert run.folder is not None
     network.to(memory_format=torch.channels_last)  # on CPUs a convolution's training step is twice as fast in this layout
+    enter(run.loggers, name)
     run.console.rule(f"{name}: {stage.epochs} epochs, lr {stage.lr}")
     fit(
         make_task(run, network, stage),

@@ -67,7 +67,9 @@ def sheet(
             axes.imshow(image, cmap="gray" if image.mode == "L" else None)
             axes.set_axis_off()
             confident = detections[detections.scores >= DRAWN]
-            axes.set_title(f"{title}: {len(confident)} boxes on {name}", fontsize="medium")
+            axes.set_title(
+                f"{title}: {len(confident)} {'box' if len(confident) == 1 else 'boxes'} on {name}", fontsize="medium"
+            )
             for x1, y1, x2, y2 in truth.corners.tolist():
                 axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle=":", linewidth=1))
             for corners, label, score in zip(

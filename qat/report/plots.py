@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from qat.data import DataModule, DetectionData
+from qat.data import DataModule, DetectionData, ImageData, TextData
 from qat.evaluate import Evaluation
+from qat.report.confusion import MOST_CLASSES, confusion, confusion_plot
 from qat.report.detection_plots import chosen, precision_recall, save, sheet
 
 
@@ -30,5 +31,18 @@ def _detection(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Pat
     return [save(curves, folder / "precision_recall.svg"), save(boxes, folder / "boxes.png")]
 
 
+def _classes(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) -> list[Path]:
+    assert isinstance(data, ImageData | TextData)
+    classes = len(data.labels)
+    if classes > MOST_CLASSES:
+        return []
+    counts = [confusion(data.test_targets(), list(found.decisions), classes) for found in (fp32, int8)]
+    return [save(confusion_plot(counts[0], counts[1], data.labels), folder / "confusion.svg")]
+
+
 #: Task -> (data, FP32, INT8, folder) -> files written.
-PLOTS: dict[str, Callable[[DataModule, Evaluation, Evaluation, Path], list[Path]]] = {"detection": _detection}
+PLOTS: dict[str, Callable[[DataModule, Evaluation, Evaluation, Path], list[Path]]] = {
+    "classification": _classes,
+    "text_classification": _classes,
+    "detection": _detection,
+}

@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "isa": isa(),
         "torch": torch.__version__,
+        "packages": {name: version(name) for name in ("pytorch-lightning", "timm", "transformers", "torchvision")},
         "python": platform.python_version(),
         "commit": _commit(),
     }

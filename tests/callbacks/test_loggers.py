@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from qat.callbacks import loggers
-from qat.callbacks.loggers import make_loggers
+from qat.callbacks.loggers import enter, finish, make_loggers
 from qat.errors import ConfigError
 
 
@@ -51,16 +52,22 @@ def test_missing_package_is_named_with_an_install_hint(tmp_path: Path, monkeypat
         _make("tensorboard", tmp_path)
 
 
-def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    (logger,) = _make("wandb", tmp_path)
-    assert vars(logger)["_offline"] is True
+def test_loggers_are_told_the_stage_and_given_the_report_or_its_numbers(tmp_path: Path) -> None:
+    class Staged:
+        stage = ""
+        seen: ClassVar[list[Any]] = []
 
+        def log_report(self, report: Any, summary: Any) -> None:
+            self.seen.append((report, summary))
 
-def test_wandb_of_a_second_run_keeps_its_files_in_the_second_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        _make("wandb", tmp_path / name)
-    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "second")
+        def finalize(self, status: str) -> None:
+            self.seen.append(status)
+
+    staged: Any = Staged()
+    (plain,) = _make("csv", tmp_path)
+    enter([plain, staged], "qat")
+    finish([plain, staged], {"recipe": "r"}, {"int8/drop": 0.5})
+    assert staged.stage == "qat"
+    assert staged.seen == [({"recipe": "r"}, {"int8/drop": 0.5}), "success"]
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    assert "int8/drop" in metrics.read_text()

@@ -47,7 +47,7 @@ def test_sheet_shows_every_confident_box_with_class_and_score(tmp_path: Path) ->
     fp32, int8 = figure.axes
     assert [text.get_text() for text in fp32.texts] == ["cell 0.90", "dust 0.80"]
     assert [text.get_text() for text in int8.texts] == ["cell 0.90"]
-    assert (fp32.get_title(), int8.get_title()) == ("FP32: 2 boxes on a.jpg", "INT8: 1 boxes on a.jpg")
+    assert (fp32.get_title(), int8.get_title()) == ("FP32: 2 boxes on a.jpg", "INT8: 1 box on a.jpg")
     assert len(fp32.patches) == 2 + 2, "annotated and found"
     with Image.open(save(figure, tmp_path / "plots" / "boxes.png")) as picture:
         assert picture.width > 500

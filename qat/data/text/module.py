@@ -96,11 +96,17 @@ class TextData(DataModule):
         chosen = stratified(self._targets, count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
 
+    def test_targets(self) -> list[int]:
+        """Classes of the test texts, in the order in which they are evaluated."""
+        return [int(self._test_part.targets[i]) for i in self._order()]
+
     def test_names(self) -> list[str]:
         """The beginning of every text."""
-        order = [position for batch in self.eval_batches(self._test) for _, position in batch]
         part = self._test_part
-        return [" | ".join(texts(part.table.examples[part.indices[i]]))[:EXCERPT] for i in order]
+        return [" | ".join(texts(part.table.examples[part.indices[i]]))[:EXCERPT] for i in self._order()]
+
+    def _order(self) -> list[int]:
+        return [position for batch in self.eval_batches(self._test) for _, position in batch]
 
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         assert isinstance(dataset, UnitDataset)

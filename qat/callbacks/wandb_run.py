@@ -1,0 +1,202 @@
+"""Weights & Biases: one run per training, and never a reason for a training to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pytorch_lightning.loggers import Logger
+
+_log = logging.getLogger(__name__)
+
+#: Where the id of a run stands in its folder, so that a resumed training continues it.
+RUN_ID = "wandb_id.txt"
+
+#: Stages that train; each has its own step.
+STAGES = ("fp32", "qat")
+
+
+class WandbRun(Logger):
+    """A run of W&B, offline unless WANDB_API_KEY or WANDB_MODE=online is set; its files stay in the run folder.
+
+    Whatever W&B raises (no network, a full disk, ...) is written to the log once, and from then on nothing is sent.
+
+    Args:
+        folder: the run folder.
+        project, run_name, tags, group: as W&B shows them.
+        config: plain nested values.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        project: str,
+        run_name: str,
+        config: Mapping[str, Any],
+        tags: Sequence[str] = (),
+        group: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") in ("offline", "dryrun")
+        self.failed = False
+        #: What trains at the moment; names and steps of what is logged belong to it.
+        self.stage = STAGES[0]
+        self._arguments: dict[str, Any] = {
+            "project": project,
+            "name": run_name,
+            "config": dict(config),
+            "tags": list(tags),
+            "group": group,
+        }
+        self._run: Any = None
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str | None:
+        return None if self._run is None else str(self._run.id)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self._sending() as run:
+            run.log({**{f"{self.stage}/{name}": value for name, value in metrics.items()}, f"{self.stage}/step": step})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is given at the start."""
+
+    def log_report(self, report: Mapping[str, Any], summary: Mapping[str, float]) -> None:
+        """The end of a training: summary, tables, pictures, and the INT8 artifact.
+
+        Args:
+            report: content of report.json; pictures and artifact lie beside it in the run folder.
+            summary: numbers under the names of the log.
+        """
+        with self._sending() as run:
+            run.summary.update(dict(summary))
+            run.log({"stages": stage_table(report), "layers": layer_table(report)})
+            for path in sorted((self.folder / "plots").glob("*")):
+                picture = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Html(path.read_text(), inject=False)
+                run.log({f"plots/{path.stem}": picture})
+        with self._sending() as run:
+            self._log_artifact(run, report)
+
+    def finish(self) -> None:
+        """Close the run; one that stays open would take the metrics of the next run of a sweep."""
+        if self._run is not None:
+            with self._sending() as run:
+                run.finish()
+            self._run = None
+
+    def _log_artifact(self, run: Any, report: Mapping[str, Any]) -> None:
+        folder = self.folder / "artifact"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        name = re.sub(r"[^\w.-]", "-", f"{report['recipe']}-int8")
+        artifact = wandb.Artifact(name, type="model", metadata=manifest)
+        artifact.add_dir(str(folder))
+        best = ["best"] if all(gate["passed"] for gate in report["gates"]) else []
+        logged = run.log_artifact(artifact, aliases=["latest", "int8", *best])
+        if not self.offline:
+            run.link_artifact(logged, f"wandb-registry-model/{name}")
+
+    @contextmanager
+    def _sending(self) -> Iterator[Any]:
+        """The open run for a block of calls; what fails in it is logged, and ends all further sending."""
+        try:
+            if self._run is None and not self.failed:
+                self._run = self._start()
+        except Exception as error:
+            self._leave_aside(error)
+        try:
+            yield _Nothing() if self.failed else self._run
+        except Exception as error:  # wandb raises its own types, requests', OSError and others
+            self._leave_aside(error)
+
+    def _leave_aside(self, error: Exception) -> None:
+        self.failed = True
+        _log.warning("Weights & Biases failed and is left aside: %s: %s", type(error).__name__, error)
+
+    def _start(self) -> Any:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ["WANDB_DATA_DIR"] = str(self.folder)  # not setdefault: a sweep has several runs in one process
+        marker = self.folder / RUN_ID
+        identifier = marker.read_text().strip() if marker.is_file() else secrets.token_hex(4)
+        run = wandb.init(
+            id=identifier,
+            dir=str(self.folder),
+            mode="offline" if self.offline else "online",
+            resume=None if self.offline else "allow",
+            settings=wandb.Settings(console="off", silent=True),
+            **self._arguments,
+        )
+        marker.write_text(identifier)
+        for stage in STAGES:
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        return run
+
+
+class _Nothing:
+    """Takes every call that a run takes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+def stage_table(report: Mapping[str, Any]) -> Any:
+    """FP32, PTQ, QAT and INT8 per engine."""
+    stages = report["stages"]
+    columns: list[str | int] = [
+        "engine",
+        "metric",
+        "FP32",
+        "PTQ",
+        "QAT",
+        "INT8",
+        "drop",
+        "agreement",
+        "speed-up",
+        "FP32 ms",
+        "INT8 ms",
+    ]
+    rows = [
+        [
+            name,
+            report["metric"]["name"],
+            stages["fp32"],
+            stages["ptq"],
+            stages["fake_quant"],
+            engine["int8"],
+            stages["fp32"] - engine["int8"],
+            engine["agreement"],
+            engine["speedup"],
+            engine["fp32_latency_ms"]["p50"],
+            engine["latency_ms"]["p50"],
+        ]
+        for name, engine in report["engines"].items()
+    ]
+    return wandb.Table(columns=columns, data=rows)
+
+
+def layer_table(report: Mapping[str, Any]) -> Any:
+    """Every tensor on a grid with its range and SQNR, and every op that stays float with its reason."""
+    columns: list[str | int] = ["layer", "tensor", "runs as", "low", "high", "max steps", "SQNR dB", "why float"]
+    rows = [
+        [row["layer"], row["tensor"], "INT8", row["low"], row["high"], row["max_steps"], row["sqnr_db"], None]
+        for row in report["layers"]
+    ]
+    rows += [[op["layer"], op["node"], "float", None, None, None, None, op["reason"]] for op in report["coverage"]["float_ops"]]
+    return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)

@@ -1,0 +1,149 @@
+"""A W&B run, read back from its file with W&B's own messages; and W&B that fails, which nobody notices but the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+
+from qat.callbacks.wandb_run import RUN_ID, WandbRun
+from tests.report.reports import make_report
+
+REPORT = make_report()
+
+
+@pytest.fixture(autouse=True)
+def environment_without_wandb() -> Iterator[None]:
+    before = dict(os.environ)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR"):
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _folder(root: Path) -> Path:
+    (root / "artifact").mkdir(parents=True)
+    (root / "artifact" / "manifest.json").write_text(json.dumps({"schema_version": 1, "labels": ["a"]}))
+    (root / "plots").mkdir()
+    (root / "plots" / "curve.svg").write_text("<svg></svg>")
+    return root
+
+
+def _logger(folder: Path, **options: Any) -> WandbRun:
+    return WandbRun(folder, project="p", run_name="r", config={"qat": {"lr": 0.5}}, tags=["t"], group="g", **options)
+
+
+def _scan(content: bytes) -> Iterator[bytes]:
+    """The records of a W&B file: LevelDB's log format (blocks of 32 KiB; checksum, length, type) behind 7 bytes of its own."""
+    assert content[:4] == b":W&B"
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if kind == 0:
+            return
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield parts
+            parts = b""
+
+
+def _records(folder: Path) -> dict[str, list[Any]]:
+    """Records of all offline runs in a folder by their type."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob("*.wandb")):
+        for data in _scan(path.read_bytes()):
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            found[kind].append(getattr(record, kind))
+    return found
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "run")
+    logger = _logger(folder)
+    logger.log_metrics({"train/loss": 2.0}, step=0)
+    logger.stage = "qat"
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.log_report(REPORT.to_json(), REPORT.logged())
+    logger.finish()
+    records = _records(Path(shutil.move(folder, tmp_path / "elsewhere")))
+    (run,) = records["run"]
+    assert (run.project, run.display_name, run.run_group, list(run.tags)) == ("p", "r", "g", ["t"])
+    assert _values(run.config.update)["qat"] == {"lr": 0.5}
+    history = [_values(entry.item) for entry in records["history"]]
+    assert {"fp32/train/loss": 2.0, "fp32/step": 0}.items() <= history[0].items()
+    assert {"qat/train/loss": 1.0, "qat/step": 0}.items() <= history[1].items()
+    keys = [key for entry in history for key in entry]
+    for name in ("stages", "layers", "plots/curve"):
+        assert any(key.startswith(f"{name}/") or key == name for key in keys), name
+    summary: dict[str, Any] = {}
+    for entry in records["summary"]:
+        summary |= _values(entry.update)
+    assert summary["int8/drop"] == pytest.approx(REPORT.drop.value)
+    assert summary["int8/speedup"] == 4.0
+    (artifact,) = [a for a in records["artifact"] if a.type == "model"]
+    assert (artifact.name, set(artifact.aliases)) == ("test-int8", {"latest", "int8"}), "a gate failed: it is not the best"
+    assert json.loads(artifact.metadata) == {"schema_version": 1, "labels": ["a"]}
+
+
+def test_resumed_training_continues_the_same_run(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    for _ in range(2):
+        logger = _logger(folder)
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+        logger.finish()
+    identifier = (folder / RUN_ID).read_text()
+    assert {run.run_id for run in _records(folder)["run"]} == {identifier}
+
+
+def test_wandb_that_fails_is_logged_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("wandb.init", full)
+    logger = _logger(_folder(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+        logger.log_report(REPORT.to_json(), REPORT.logged())
+        logger.finish()
+    assert [record.message for record in caplog.records] == [
+        "Weights & Biases failed and is left aside: OSError: No space left on device"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "offline"),
+    [({}, True), ({"WANDB_API_KEY": "k"}, False), ({"WANDB_MODE": "online"}, False), ({"WANDB_MODE": "offline"}, True)],
+)
+def test_run_is_offline_unless_there_is_a_key(variables: dict[str, str], offline: bool, tmp_path: Path) -> None:
+    os.environ.update(variables)
+    assert _logger(tmp_path).offline is offline
+
+
+def test_second_run_of_a_process_keeps_its_files_in_its_own_folder(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        logger = _logger(_folder(tmp_path / name))
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+        logger.finish()
+    assert [len(_records(tmp_path / name)["run"]) for name in ("first", "second")] == [1, 1]
