@@ -139,14 +139,16 @@ def agreement(a: Evaluation, b: Evaluation) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A paired difference of two evaluations in points, with its 95 % interval."""
+    """A paired difference of two evaluations in points, with its intervals."""
 
     value: float
     ci95: tuple[float, float]
+    ci99: tuple[float, float]
     count: int
 
     def contains_zero(self) -> bool:
-        return self.ci95[0] <= 0.0 <= self.ci95[1]
+        """Whether there may be no difference. At 99 %: a gate that one run in twenty fails by chance is soon ignored."""
+        return self.ci99[0] <= 0.0 <= self.ci99[1]
 
 
 def interval(evaluation: Evaluation, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -166,7 +168,7 @@ def interval(evaluation: Evaluation, *, resamples: int = 1000, seed: int = 0) ->
 def paired_difference(
     a: Evaluation, b: Evaluation, metric: str | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Difference:
-    """metric(a) - metric(b) with a 95 % percentile interval of the paired bootstrap over samples.
+    """metric(a) - metric(b) with percentile intervals of the paired bootstrap over samples.
 
     Samples with equal statistics in both evaluations are interchangeable, so resampling counts of distinct rows is the same
     as resampling samples, and costs little: counts ~ Multinomial(n, shares).
@@ -191,5 +193,6 @@ def paired_difference(
         difference(rng.multinomial(count, counts / count, size=size))
         for size in np.diff(np.r_[0 : resamples : min(500, resamples), resamples])
     ]
-    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
-    return Difference(value=float(difference(counts[None])[0]), ci95=(float(low), float(high)), count=count)
+    lowest, low, high, highest = (float(x) for x in np.percentile(np.concatenate(draws), [0.5, 2.5, 97.5, 99.5]))
+    value = float(difference(counts[None])[0])
+    return Difference(value=value, ci95=(low, high), ci99=(lowest, highest), count=count)

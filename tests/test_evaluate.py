@@ -126,7 +126,7 @@ def test_identical_evaluations_differ_by_nothing() -> None:
     ("low", "high", "contains"), [(-1.0, 1.0, True), (0.0, 1.0, True), (0.1, 1.0, False), (-2.0, -1.0, False)]
 )
 def test_difference_knows_whether_zero_is_possible(low: float, high: float, contains: bool) -> None:
-    assert Difference(value=(low + high) / 2, ci95=(low, high), count=1).contains_zero() is contains
+    assert Difference(value=(low + high) / 2, ci95=(low, high), ci99=(low, high), count=1).contains_zero() is contains
 
 
 def test_paired_difference_equals_the_bootstrap_over_samples() -> None:

@@ -114,11 +114,11 @@ def test_simulation_gate_compares_the_metric_by_the_paired_interval(worse: int, 
 
 @pytest.mark.parametrize(("budget", "passed"), [(None, True), (1.0, True), (0.5, True), (0.4, False), (-100.0, False)])
 def test_budget_gate_holds_the_drop_to_the_budget(budget: float | None, passed: bool) -> None:
-    assert budget_gate(Difference(value=0.5, ci95=(0.0, 1.0), count=10), budget).passed is passed
+    assert budget_gate(Difference(value=0.5, ci95=(0.0, 1.0), ci99=(0.0, 1.0), count=10), budget).passed is passed
 
 
 def test_budget_gate_is_not_passed_by_a_drop_that_is_no_number() -> None:
-    assert not budget_gate(Difference(value=float("nan"), ci95=(0.0, 1.0), count=10), 1.0).passed
+    assert not budget_gate(Difference(value=float("nan"), ci95=(0.0, 1.0), ci99=(0.0, 1.0), count=10), 1.0).passed
 
 
 def test_enforce_names_every_failed_gate() -> None:

@@ -65,7 +65,8 @@ def capture(
     if not inputs:
         raise CaptureError("capture needs at least one example input")
     dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
-    model = copy.deepcopy(model).eval()
+    # One memory layout: that of trained weights may be another, and the graph must not depend on it.
+    model = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
     module = _export(model, inputs, dims)
     inline_regions_(module)
     normalize_(module)

@@ -145,7 +145,12 @@ GOOD = [
             r"train\.tsv:26: \d+ tokens, the model takes 48",
         ),
         ([*GOOD, ("a\tb", "1")], {}, DataError, r"train\.tsv:26: 3 columns"),
-        (GOOD, {"model__image_size": 32}, ConfigError, "model.image_size is for models of timm, not of huggingface"),
+        (
+            GOOD,
+            {"model__image_size": 32},
+            ConfigError,
+            r"model\.image_size has no meaning for Hugging Face models of task 'text_classification'",
+        ),
         (
             GOOD,
             {"task": "token_classification"},

@@ -309,3 +309,14 @@ def test_capture_sends_no_gradient_where_the_model_sends_none() -> None:
     program = convert(prepared)
     assert not [node.op for node in program.nodes if "detach" in node.op]
     assert [node.op for node in program.layers()] == ["int8.conv2d"] * 2
+
+
+def test_capture_gives_the_same_graph_whatever_the_layout_of_the_weights() -> None:
+    """Training moves weights to channels-last; a checkpoint must load into a model that never was."""
+    model = Inline(lambda m, x: m.conv(x).flatten(2).transpose(1, 2).reshape(-1, 4), conv=nn.Conv2d(3, 4, 1)).eval()
+    x = torch.randn(2, 3, 6, 6)
+    plain, trained = (
+        [node.format_node() for node in capture(network, (x,)).module.graph.nodes]
+        for network in (model, copy.deepcopy(model).to(memory_format=torch.channels_last))
+    )
+    assert plain == trained

@@ -22,10 +22,10 @@ def make_report() -> Report:
         metric="top1",
         stages={"fp32": 98.61111, "ptq": 97.5, "fake_quant": 98.33333, "int8": 98.05556},
         metrics={stage: {"top1": 98.0, "top5": 99.5} for stage in ("fp32", "ptq", "fake_quant", "int8")},
-        drop=Difference(value=0.55555, ci95=(-0.1, 1.2), count=360),
+        drop=Difference(value=0.55555, ci95=(-0.1, 1.2), ci99=(-0.1, 1.2), count=360),
         drops={
-            "top1": Difference(value=0.55555, ci95=(-0.1, 1.2), count=360),
-            "top5": Difference(value=0.125, ci95=(-0.5, 0.5), count=360),
+            "top1": Difference(value=0.55555, ci95=(-0.1, 1.2), ci99=(-0.1, 1.2), count=360),
+            "top5": Difference(value=0.125, ci95=(-0.5, 0.5), ci99=(-0.5, 0.5), count=360),
         },
         agreement=0.98,
         intervals=dict.fromkeys(("fp32", "ptq", "fake_quant", "int8"), (96.5, 99.5)),
