@@ -5,9 +5,11 @@ Exit codes: 0 done, 2 bad configuration or input, 3 diverged, 4 a gate failed, 1
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -56,6 +58,27 @@ def export() -> None:
     _main(lambda config, _: export_checkpoint(config))
 
 
+def report() -> None:
+    """Runs side by side: a page, a table, and the results table of a README."""
+    from qat.report.compare import compare
+
+    parser = argparse.ArgumentParser(prog="qat-report", description=report.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or report.json")
+    parser.add_argument("--output", type=Path, default=Path("comparison.html"), help="page to write (%(default)s)")
+    parser.add_argument("--readme", type=Path, help="file whose results table is renewed, between its two markers")
+    arguments = parser.parse_args()
+    try:
+        compare(arguments.runs, output=arguments.output, readme=arguments.readme)
+    except QatError as error:
+        _say(error)
+        raise SystemExit(error.exit_code) from None
+
+
+def _say(error: QatError) -> None:
+    message = escape(str(error))  # it may hold [brackets], which rich would take for a style
+    Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
+
+
 def _main(verb: Callable[[Config, list[str]], Any]) -> None:
     """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
     register()
@@ -67,8 +90,7 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
             result = verb(_typed(config), list(HydraConfig.get().overrides.task))
         except QatError as error:
             code[0] = error.exit_code
-            message = escape(str(error))  # it may hold [brackets], which rich would take for a style
-            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
+            _say(error)
             raise SystemExit(code[0]) from None
         code[0] = 0
         return result

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 from qat.data.detection.shapes import shapes_source
+from qat.report.compare import read
+from qat.report.readme import rewritten
 
 ROOT = Path(__file__).parents[1]
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_readme_results_are_those_of_the_reports() -> None:
-    readme, tables = (ROOT / "README.md").read_text(), script("readme_table")
-    found = tables.reports()
+    readme = (ROOT / "README.md").read_text()
+    found = [read(path) for path in sorted((ROOT / "docs" / "results").glob("*.json"))]
     assert {"digits_resnet", "cifar10_mobilenetv2"} <= {report["recipe"] for report in found}
-    assert tables.rewritten(readme, found) == readme
+    assert rewritten(readme, found) == readme
 
 
 def _examples() -> list[str]:

@@ -8,13 +8,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from qat.report.figures import latency, layers, stages
 from qat.report.table import STAGES
-
-TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 #: File suffix -> media type of the pictures that a page may hold.
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -27,16 +25,27 @@ def render(report: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
         report: content of report.json.
         pictures: files of the run's plots; they become part of the page.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["points"] = lambda value: f"{value:.2f}"
-    figures = {"stages": stages(report), "layers": layers(report), "latency": latency(report)}
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return page(
+        "page.html.j2",
+        {"stages": stages(report), "layers": layers(report), "latency": latency(report)},
         report=report,
-        stages=STAGES,
         islands=islands(report["coverage"]["float_ops"]),
-        figures={name: _embedded(_svg(figure), ".svg") for name, figure in figures.items()},
         pictures=[(path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures],
     )
+
+
+def page(template: str, figures: Mapping[str, Figure], **values: Any) -> str:
+    """A page of a template beside this file; figures become part of it, and what users wrote is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["points"] = lambda value: f"{value:.2f}"
+    embedded = {name: _embedded(_svg(figure), ".svg") for name, figure in figures.items()}
+    return environment.get_template(template).render(stages=STAGES, figures=embedded, **values)
 
 
 def islands(float_ops: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

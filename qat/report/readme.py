@@ -1,0 +1,48 @@
+"""The results table of a README, between two markers, from reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qat.errors import ConfigError
+
+BEGIN, END = "<!-- results: written by qat-report -->", "<!-- end of results -->"
+
+
+def table(reports: Sequence[Mapping[str, Any]]) -> str:
+    """One row per run, numbers as the runs wrote them; the engine is the fastest one."""
+    lines = [
+        "| recipe | metric | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for report in reports:
+        stages, (low, high) = report["stages"], report["drop"]["ci95"]
+        engine, best = max(report["engines"].items(), key=lambda item: item[1]["speedup"])
+        cells = [
+            f"`{report['recipe']}` (seed {report['seed']})",
+            report["metric"]["name"],
+            report["n_eval"],
+            *(f"{stages[name]:.2f}" for name in ("fp32", "ptq", "fake_quant", "int8")),
+            f"{report['drop']['value']:+.2f} [{low:+.2f}, {high:+.2f}]",
+            f"{best['speedup']:.1f}×",
+            f"{report['artifact']['ratio']:.2f}×",
+            engine,
+        ]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    env = reports[0]["environment"]
+    lines += ["", f"Metrics in points. {env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, batch 1."]
+    return "\n".join(lines)
+
+
+def rewritten(readme: str, reports: Sequence[Mapping[str, Any]]) -> str:
+    """A README with the part between the two markers replaced.
+
+    Raises:
+        ConfigError: it does not hold both, in this order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"the README has no place for the table: write {BEGIN!r} and {END!r} on lines of their own")
+    return f"{before}{BEGIN}\n{table(reports)}\n{END}{after}"
