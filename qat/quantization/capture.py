@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
 from qat.quantization.fold import fold_batch_norms_
-from qat.quantization.graph import GraphNode
+from qat.quantization.graph import GraphNode, chooses
 from qat.quantization.inline import inline_regions_
 from qat.quantization.normalize import needs_functionalization, normalize_
 
@@ -154,13 +154,9 @@ def _is_plain(structure: Any) -> bool:
     return isinstance(structure, fx.Node)
 
 
-#: Ops that choose: the rounding of a folded batch norm may exchange two values of nearly equal rank behind them.
-CHOOSING = ("topk", "sort", "argsort", "argmax", "argmin")
-
-
 def _probe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """What the first choosing op reads, or where there is none the outputs: up to there rounding stays small."""
-    choosing = [n for n in module.graph.nodes if n.op == "call_function" and _name(n) in CHOOSING]
+    choosing = [n for n in module.graph.nodes if chooses(n)]
     if not choosing:
         return pytree.tree_leaves(module(*inputs))
     values: list[Tensor] = []
@@ -173,11 +169,6 @@ def _probe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
 
     Probe(module).run(*inputs)
     return values
-
-
-def _name(node: GraphNode) -> str:
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.removeprefix("aten::") if schema is not None else ""
 
 
 def _check(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:

@@ -11,6 +11,16 @@ from torch import Tensor, fx, nn
 GraphNode: TypeAlias = Any
 
 
+#: Ops that choose: a rounding may exchange two values of nearly equal rank, and with them whatever they pick.
+CHOOSING = ("topk", "sort", "argsort", "argmax", "argmin")
+
+
+def chooses(node: GraphNode) -> bool:
+    """Whether a node ranks values and says where they stand."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.removeprefix("aten::") in CHOOSING
+
+
 def layer_name(node: GraphNode) -> str:
     """Dotted name of the innermost module that `node` comes from; '' for the model itself."""
     stack = node.meta.get("nn_module_stack")

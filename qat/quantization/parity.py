@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import FakeQuantize
+from qat.quantization.graph import chooses
 from qat.quantization.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
@@ -93,7 +94,8 @@ def first_bad(rows: Sequence[LayerParity], *, max_steps: int, max_differing: flo
 
 
 class _Simulation(fx.Interpreter):
-    """Runs the prepared network and keeps every fake-quantized tensor; can force each to the program's value."""
+    """Runs the prepared network and keeps every fake-quantized tensor; can force each to the program's value, and every choice
+    (of queries by score) to the program's choice: what is compared behind it has to be of the same queries."""
 
     def __init__(self, prepared: PreparedModel, expected: dict[str, Any] | None) -> None:
         super().__init__(prepared.network)
@@ -104,6 +106,8 @@ class _Simulation(fx.Interpreter):
         self.names: dict[str, str] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if self.expected is not None and n.name in self.expected and chooses(n):
+            return self.expected[n.name]
         value = super().run_node(n)
         if n.op != "call_module" or not isinstance(self.module.get_submodule(str(n.target)), FakeQuantize):
             return value

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from qat.quantization.engines import ENGINES
+from qat.quantization.calibrate import calibrate
+from qat.quantization.convert import convert
+from qat.quantization.engines import ENGINES, lower
 from qat.quantization.parity import engine_parity, first_bad, simulation_parity
+from qat.quantization.prepare import prepare
 from qat.quantization.program import Int8Program
-from tests.quantization.networks import CASES, calibrated, converted
+from tests.quantization.networks import CASES, Inline, calibrated, converted
 from tests.quantization.programs import LAYERS
 
 NAME = pytest.mark.parametrize("name", CASES)
@@ -89,3 +94,27 @@ def test_first_bad_is_the_first_beyond_either_bound() -> None:
     assert first_bad([rows[0], share, steps], max_steps=1, max_differing=0.1) is share
     assert first_bad(rows[:1], max_steps=1) is None
     assert first_bad([], max_steps=0) is None
+
+
+def test_simulation_parity_compares_the_same_choices() -> None:
+    """Rows of the same sum in another order: exact integers rank them equal, sums of floats do not. Whatever is chosen, the
+    layers behind it are compared on the program's choice."""
+
+    def chosen(m: Any, x: Tensor) -> Tensor:
+        best = m.score(x).squeeze(-1).topk(6, dim=1).indices
+        y: Tensor = m.head(x.gather(1, best.unsqueeze(-1).expand(-1, -1, 24)))
+        return y
+
+    values = torch.linspace(-1.0, 1.7, 24)
+    x = torch.stack([values[torch.randperm(24)] for _ in range(2 * 40)]).reshape(2, 40, 24)
+    score = nn.Linear(24, 1)
+    nn.init.constant_(score.weight, 0.3)
+    prepared = prepare(Inline(chosen, score=score, head=nn.Linear(24, 5)).eval(), (x,))
+    calibrate(prepared, [(x,)])
+    program = convert(prepared)
+    assert float((prepared(x) - lower(program, "reference")(x)).detach().abs().max()) > 0.1, (
+        "they choose alike: the case is none"
+    )
+    rows = simulation_parity(prepared, program, (x,))
+    assert len(rows) > 0
+    assert first_bad(rows, max_steps=1) is None
