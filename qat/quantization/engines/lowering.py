@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Int8Model, Step
+from qat.quantization.engines.padding import padded_layers
 from qat.quantization.engines.reuse import chain_scratch, fits, overwriting, read_once
 from qat.quantization.engines.siblings import merge_siblings
 from qat.quantization.ops import LAYER_OPS, TABLE_OPS
@@ -81,6 +82,10 @@ class Kernels(ABC):
     @abstractmethod
     def keep_grid(self, op: Function, name: str, grid: QParams) -> Function:
         """A shape or order-preserving ATen op on q."""
+
+    def padded_layer(self, node: Node, pad: Node, tensors: list[Tensor | None], grid: QParams) -> Function | None:
+        """A convolution together with the zero padding in front of it; None where an engine gains nothing by it."""
+        return None
 
     def embedding(self, weight: Tensor, scale: Tensor) -> Function:
         """Indices of any shape -> float rows, one dimension more; exact. An index outside the table raises."""
@@ -166,7 +171,7 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
     grids = program.grids()
     by_name = {node.name: node for node in program.nodes}
     slots = {spec.name: i for i, spec in enumerate(program.inputs)}
-    scratch, own = chain_scratch(program), read_once(program)
+    scratch, own, padded = chain_scratch(program), read_once(program), padded_layers(program)
     bound: list[tuple[Node, Function, list[str]]] = []
     for node in program.nodes:
         args = node.args
@@ -174,7 +179,8 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
             source = by_name.get(args[0].name)
             if source is not None and source.op == "int8.quantize":
                 args = (source.args[0], *args[1:])  # the kernel quantizes this float tensor itself
-        function, runtime = _bind(node, args, kernels, program, grids, scratch.get(node.name, set()))
+        together = _bind_padded(node, padded.get(node.name), kernels, program, grids)
+        function, runtime = together or _bind(node, args, kernels, program, grids, scratch.get(node.name, set()))
         function = overwriting(node, function, own)
         bound.append((node, function, runtime))
     bound = _alive(bound, {leaf.name for leaf in leaves(program.output)})
@@ -182,6 +188,17 @@ def lower(program: Int8Program, kernels: Kernels, *, engine: str) -> Int8Model:
         slots[node.name] = len(slots)
     steps = _steps(bound, slots, {leaf.name for leaf in leaves(program.output)})
     return Int8Model(original, kernels, engine=engine, steps=steps, slots=slots)
+
+
+def _bind_padded(
+    node: Node, pad: Node | None, kernels: Kernels, program: Int8Program, grids: dict[str, QParams]
+) -> tuple[Function, list[str]] | None:
+    """A convolution that pads by itself, reading what its padding would read; the padding is then read by nothing."""
+    if pad is None:
+        return None
+    tensors = [None if ref is None else program.tensors[ref.name] for ref in node.args[1:4]]
+    function = kernels.padded_layer(node, pad, tensors, grids[pad.name])
+    return None if function is None else (function, [pad.args[0].name])
 
 
 def _bind(

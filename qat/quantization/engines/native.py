@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.lowering import Function, Kernels
+from qat.quantization.engines.padding import widen
 from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
 
@@ -91,6 +92,27 @@ class NativeKernels(Kernels):
         run = torch.ops.quantized.conv2d.new if name == "conv2d" else torch.ops.quantized.conv1d
         scale, zero_point = node.grid.scale, node.grid.zero_point
         return lambda q: run(q, packed, scale, zero_point)
+
+    def padded_layer(self, node: Node, pad: Node, tensors: list[Tensor | None], grid: QParams) -> Function | None:
+        weight, weight_scale, bias = tensors
+        assert weight is not None
+        assert weight_scale is not None
+        assert node.grid is not None
+        wide = widen(node, pad, weight)
+        if wide is None:
+            return None
+        around = [wide.padding] * 2
+        packed_weight, groups = per_channel(wide.weight, weight_scale), node.args[7]
+        packed = torch.ops.quantized.conv2d_prepack(packed_weight, bias, list(wide.stride), around, [1, 1], groups)
+        run, scale, zero_point = torch.ops.quantized.conv2d.new, node.grid.scale, node.grid.zero_point
+        plain, amounts = self.layer(node, tensors, grid), pad.args[1]
+
+        def layer(q: Any) -> Any:
+            if wide.fits(q.shape[-2], q.shape[-1]):
+                return run(q, packed, scale, zero_point)
+            return plain(self.pad(q, amounts, grid))
+
+        return layer
 
     def embedding(self, weight: Tensor, scale: Tensor) -> Function:
         """PyTorch's byte embedding: (u8 - 128) * s, exact with short scales; three times as fast as plain ATen."""

@@ -50,6 +50,10 @@ class _QnnpackKernels(NativeKernels):
             weight, scale = room_for_bias(weight, scale, bias, grid.scale)
         return super().layer(node, [weight, scale, bias], grid)
 
+    def padded_layer(self, node: Node, pad: Node, tensors: list[Tensor | None], grid: QParams) -> Function | None:
+        """Its depthwise kernels take any padding."""
+        return None
+
     def add(self, a: QParams, b: QParams, out: QParams) -> Function:
         """QNNPACK's add takes scale ratios in [2^-14, 2^8) only; outside, dequantize, add and quantize are used."""
         if all(2**-14 <= grid.scale / out.scale < 2**8 for grid in (a, b)):
