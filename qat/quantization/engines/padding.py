@@ -1,8 +1,8 @@
 """Depthwise convolutions behind a padding of their own: one kernel call with a wider kernel and symmetric padding.
 
-"Same" padding at stride 2 is asymmetric (TensorFlow's way; timm's `tf_*` models and `pad_type: same`), so the graph pads first
-and convolves without padding. FBGEMM's fast depthwise kernels want the padding (K - 1) / 2 of an odd K and fall back to one that
-is a hundred times slower. Taps that are zero change no sum:
+"Same" padding at stride 2 is asymmetric (TensorFlow's way; timm's `tf_*` models and `pad_type: same`), so the graph pads
+first and convolves without padding. FBGEMM's fast depthwise kernels want the padding (K - 1) / 2 of an odd K and fall back to
+one that is a hundred times slower. Taps that are zero change no sum:
 
     P = max(l, k - 1 - l),  K = 2 P + 1,  w'[i + P - l] = w[i],
 
