@@ -20,6 +20,21 @@ from qat.errors import ConfigError, near
 _log = logging.getLogger(__name__)
 
 
+def model_name(name: str | None, *, pretrained: bool, path: str | None, example: str) -> str:
+    """What reports call the model: its name, or that of its folder.
+
+    Raises:
+        ConfigError: two sources of weights, or neither name nor folder.
+    """
+    if pretrained and path is not None:
+        raise ConfigError("model.pretrained and model.path are two sources of weights: give one of them.")
+    if name is None and path is None:
+        raise ConfigError(
+            f"give model.path=FOLDER, or model.name: a model type such as {example}, or with model.pretrained=true a name"
+        )
+    return name or Path(str(path)).resolve().name
+
+
 def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:
     """The configuration of a fresh network.
 

@@ -11,7 +11,6 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from qat.data.detection.source import BoxSource
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
-from qat.models.hf_common import fresh_config, load_pretrained, local_folder
+from qat.models.hf_common import fresh_config, load_pretrained, local_folder, model_name
 
 #: Fields of the output that the loss reads, for types that need more than logits and boxes.
 FIELDS = {"rf_detr": ("logits", "pred_boxes", "enc_outputs_class", "enc_outputs_coord_logits")}
@@ -119,13 +118,7 @@ def build_hf_detector(
     Raises:
         ConfigError: an unknown type or option, weights that do not fit, no network.
     """
-    if pretrained and path is not None:
-        raise ConfigError("model.pretrained and model.path are two sources of weights: give one of them.")
-    if name is None and path is None:
-        raise ConfigError(
-            "give model.path=FOLDER, or model.name: a model type such as d_fine, or with model.pretrained=true a name"
-        )
-    name = name or Path(str(path)).resolve().name
+    name = model_name(name, pretrained=pretrained, path=path, example="d_fine")
     labels = dict(enumerate(data.labels))
     settings = {**(options or {}), "id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     processor: Mapping[str, Any] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from transformers import (
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
-from qat.models.hf_common import fresh_config, load_pretrained, local_folder
+from qat.models.hf_common import fresh_config, load_pretrained, local_folder, model_name
 from qat.models.tokenizer import learn_tokenizer, load_tokenizer, tokenizer_files
 
 #: Task -> head, and the fields of its output that the task reads.
@@ -83,13 +82,7 @@ def build_huggingface(
     """
     if task not in HEADS:
         raise ConfigError(f"Hugging Face models have no head for task {task!r}.{near(task, HEADS)}")
-    if pretrained and path is not None:
-        raise ConfigError("model.pretrained and model.path are two sources of weights: give one of them.")
-    if name is None and path is None:
-        raise ConfigError(
-            "give model.path=FOLDER, or model.name: a model type such as bert, or with model.pretrained=true a name"
-        )
-    name = name or Path(str(path)).resolve().name
+    name = model_name(name, pretrained=pretrained, path=path, example="bert")
     head, fields = HEADS[task]
     labels = dict(enumerate(data.labels))
     settings: dict[str, Any] = {**(options or {})}
