@@ -133,7 +133,10 @@ def build_hf_detector(
         if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
             types = [known.model_type for known in MODEL_FOR_OBJECT_DETECTION_MAPPING]
             raise ConfigError(f"{name!r} is no detector of transformers.{near(name, types)}")
-        model = AutoModelForObjectDetection.from_config(config)  # type: ignore[no-untyped-call]
+        try:
+            model = AutoModelForObjectDetection.from_config(config)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:  # options that do not fit each other
+            raise ConfigError(f"transformers cannot build {name!r} with these model.options: {str(error)[:400]}") from error
     record = _preprocessing(processor, image_size=image_size, crop_mode=crop_mode, mean=mean, std=std)
     height, width = record["height"], record["width"]
     _check_queries(model.config, height, width, name)

@@ -275,3 +275,9 @@ def test_bad_configuration_is_refused(changes: dict[str, Any], message: str) -> 
 def test_as_many_queries_as_positions_are_enough() -> None:
     built = _build("d_fine", options={**DETECTORS["d_fine"], "num_queries": 45})
     assert built.module.eval()(*built.example_inputs)[0].shape[1] == 45
+
+
+def test_options_that_do_not_fit_each_other_are_named() -> None:
+    """transformers ties the box heads of all decoder layers, and fails where there is one."""
+    with pytest.raises(ConfigError, match=r"cannot build 'd_fine' with these model\.options: .*bbox_embed"):
+        _build("d_fine", options={**DETECTORS["d_fine"], "decoder_layers": 1})

@@ -36,7 +36,7 @@ def small_detector(root: Path, recipe: dict[str, Any]) -> list[str]:
     """Overrides for the recipe's detector: at a small size, and of a local folder where the recipe's comes from the hub."""
     model = recipe["model"]
     if "pretrained" not in model:
-        return ["model.image_size=160", "model.options.decoder_layers=1"]
+        return ["model.image_size=160", "model.options.decoder_layers=2"]
     kind = next(kind for part, kind in TYPES.items() if part in model["name"])
     built = build_hf_detector(
         data=SimpleNamespace(labels=("x", "y", "z")),  # type: ignore[arg-type]
