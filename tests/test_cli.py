@@ -107,7 +107,7 @@ def test_failed_gate_ends_with_4_after_report_and_wandb_are_written(
     for stage, value in report["stages"].items():
         assert found[f"{stage}/top1"] == pytest.approx(value, abs=1e-4)
     assert found["int8/drop"] == pytest.approx(report["drop"]["value"], abs=1e-4)
-    assert {"int8/agreement", "simulation/agreement", "val/top1"} <= found.keys()
+    assert {"int8/agreement", "simulation/agreement", "fp32/val/top1", "qat/val/top1"} <= found.keys()
 
 
 def test_gates_that_are_not_enforced_end_with_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

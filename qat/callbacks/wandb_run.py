@@ -46,7 +46,7 @@ class WandbRun(Logger):
         group: str | None = None,
     ) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder = folder.resolve()  # the process of W&B that writes the files may have another working folder
         self.offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") in ("offline", "dryrun")
         self.failed = False
         #: What trains at the moment; names and steps of what is logged belong to it.
