@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qat.data.detection.source import BoxSource
-from qat.data.source import ImageSource
-from qat.data.text.source import TextSource
+from qat.data import DataSource
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
-
-DataSource = ImageSource | BoxSource | TextSource
 
 
 def _timm(*, task: str, data: DataSource, head: str | None = None, head_options: Any = None, **options: Any) -> FloatModel:

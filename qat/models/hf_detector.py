@@ -49,9 +49,11 @@ class DetectorModel(nn.Module):
         super().__init__()
         self.model = model
         self.fields = tuple(fields)
+        parts = {type(part).__module__ for part in model.modules()}
+        self.files = sorted(name for name in parts if name.startswith("transformers.models."))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        with _len_of_tensors(self.model):
+        with _len_of_tensors(self.files):
             outputs = self.model(pixel_values=pixels)
         return tuple(outputs[field] for field in self.fields)
 
@@ -171,13 +173,12 @@ def as_targets(corners: Sequence[Tensor], labels: Sequence[Tensor], *, height: i
 
 
 @contextmanager
-def _len_of_tensors(model: nn.Module) -> Iterator[None]:
-    """Let `len(tensor)` in the model's own files be `tensor.shape[0]`, which is the same number, or a free one in capture.
+def _len_of_tensors(files: Sequence[str]) -> Iterator[None]:
+    """Let `len(tensor)` in the model's own files (modules by name) be `tensor.shape[0]`: the same number, or a free one in capture.
 
     RT-DETR, D-FINE and their kin write `len(source_flatten)` for the batch size, and `len` must return an integer.
     """
-    names = {type(part).__module__ for part in model.modules()}
-    modules = [sys.modules[name] for name in names if name.startswith("transformers.models.")]
+    modules = [sys.modules[name] for name in files]
     for module in modules:
         vars(module)["len"] = lambda x: x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
     try:
