@@ -174,7 +174,7 @@ def as_targets(corners: Sequence[Tensor], labels: Sequence[Tensor], *, height: i
 
 @contextmanager
 def _len_of_tensors(files: Sequence[str]) -> Iterator[None]:
-    """Let `len(tensor)` in the model's own files (modules by name) be `tensor.shape[0]`: the same number, or a free one in capture.
+    """Let `len(tensor)` in these modules be `tensor.shape[0]`: the same number, or a free one in capture.
 
     RT-DETR, D-FINE and their kin write `len(source_flatten)` for the batch size, and `len` must return an integer.
     """
