@@ -14,12 +14,13 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
 from qat.config import Config
-from qat.errors import ConfigError, QatError
+from qat.errors import ConfigError, QatError, SweepEnded
 from qat.recipes import folder, register
 
 
@@ -70,11 +71,12 @@ def report() -> None:
     try:
         compare(arguments.runs, output=arguments.output, readme=arguments.readme)
     except QatError as error:
-        _say(error)
+        say(error)
         raise SystemExit(error.exit_code) from None
 
 
-def _say(error: QatError) -> None:
+def say(error: QatError) -> None:
+    """One message for a mistake or a failure, without a traceback."""
     message = escape(str(error))  # it may hold [brackets], which rich would take for a style
     Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
 
@@ -86,11 +88,15 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
 
     def job(config: DictConfig) -> Any:
         code[0] = 1
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            Console().rule(f"[bold]job {HydraConfig.get().job.num}")
         try:
             result = verb(_typed(config), list(HydraConfig.get().overrides.task))
         except QatError as error:
             code[0] = error.exit_code
-            _say(error)
+            say(error)
+            if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on; the sweeper knows the code from the error
+                raise
             raise SystemExit(code[0]) from None
         code[0] = 0
         return result
@@ -99,13 +105,16 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code in (0, None):
+        if end.code in (0, None) or isinstance(end, SweepEnded):
             raise
         sys.exit(end.code if end.code not in (1, "1") else code[0])
 
 
 def _typed(config: DictConfig) -> Config:
     """The composed configuration as the plain dataclass that the flow takes."""
+    own = HydraConfig.get()
+    if own.mode is RunMode.MULTIRUN and not any(override.lstrip("+").startswith("output=") for override in own.overrides.task):
+        config.output = own.runtime.output_dir
     OmegaConf.resolve(config)
     typed = OmegaConf.to_object(config)
     if not isinstance(typed, Config):

@@ -166,6 +166,22 @@ class BenchmarkConfig:
 
 
 @dataclass
+class TrialConfig:
+    """Where the trial of a search reports its validation metric in QAT; the Optuna sweeper sets it.
+
+    Args:
+        storage, study: of Optuna; null for a run that is no trial.
+        number: of the trial.
+        pruner: see `SearchOptions`.
+    """
+
+    storage: str | None = None
+    study: str | None = None
+    number: int = 0
+    pruner: str = "median"
+
+
+@dataclass
 class Config:
     """A run.
 
@@ -180,6 +196,7 @@ class Config:
         output: the run folder; for `qat-export` the artifact folder.
         artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.
+        trial: set in a search.
         progress: show progress bars.
     """
 
@@ -205,4 +222,5 @@ class Config:
     artifact: str | None = None
     checkpoint: str | None = None
     resume: bool = False
+    trial: TrialConfig = field(default_factory=TrialConfig)
     progress: bool = True

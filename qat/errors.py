@@ -81,10 +81,26 @@ class PreemptedError(QatError):
     exit_code = 143
 
 
+class PrunedError(QatError):
+    """A trial of a search that was ended early because others do better."""
+
+    exit_code = 0
+
+
 class GateError(QatError):
     """A fidelity gate or the accuracy budget failed."""
 
     exit_code = 4
+
+
+class LaunchError(QatError):
+    """What starts the jobs of a sweep or the ranks of a training failed itself."""
+
+    exit_code = 1
+
+
+class SweepEnded(SystemExit):
+    """All jobs of a sweep have ended; carries their exit code through Hydra, which knows 0 and 1."""
 
 
 def near(given: str, allowed: Iterable[str]) -> str:

@@ -30,9 +30,28 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
     try:
         yield path
     finally:
-        (path / LOCK).unlink(missing_ok=True)
-        if path.is_dir() and not any(path.iterdir()):  # refused before anything was written
-            path.rmdir()
+        _release(path)
+
+
+@contextmanager
+def sweep_folder(path: Path) -> Iterator[Path]:
+    """Create and hold the folder of a sweep, new or to be continued; `ConfigError` as for a run folder."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _claim(path / LOCK)
+    except OSError as error:
+        raise ConfigError(f"cannot write the sweep folder {path}: {error.strerror}") from error
+    try:
+        yield path
+    finally:
+        _release(path)
+
+
+def _release(path: Path) -> None:
+    """Give the folder back; one that was refused before anything was written goes."""
+    (path / LOCK).unlink(missing_ok=True)
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
 
 
 def _claim(lock: Path) -> None:

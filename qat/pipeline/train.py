@@ -125,9 +125,21 @@ def train_qat(run: Run, prepared: PreparedModel) -> None:
     """Fine-tune the prepared network, then fix its ranges."""
     config = run.config.quantization
     schedule = QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
-    _fit_stage(run, prepared, run.config.qat, "qat", ScheduleCallback(prepared, schedule))
+    _fit_stage(run, prepared, run.config.qat, "qat", ScheduleCallback(prepared, schedule), *_pruning(run))
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
+
+
+def _pruning(run: Run) -> list[pl.Callback]:
+    """What ends the trial of a search early; nothing outside of one."""
+    trial = run.config.trial
+    if trial.study is None or trial.storage is None:
+        return []
+    from qat.callbacks.pruning import Pruning
+    from qat.sweep.study import open_trial
+
+    metric = make_task(run, nn.Identity(), run.config.qat).metric
+    return [Pruning(open_trial(trial.storage, trial.study, trial.number, trial.pruner), f"val/{metric}")]
 
 
 def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds: int = 5) -> dict[str, float]:

@@ -1,0 +1,83 @@
+"""What a search may try: one dimension per key of the configuration, for Optuna and for W&B alike."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from qat.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension(ABC):
+    """The values that one key may take."""
+
+    key: str
+
+    @abstractmethod
+    def distribution(self) -> BaseDistribution:
+        """As Optuna draws from it."""
+
+    @abstractmethod
+    def parameter(self) -> dict[str, Any]:
+        """As `parameters` of a W&B sweep describes it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that tell one dimension from another."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Choice(Dimension):
+    """One of some values, written as on the command line."""
+
+    values: tuple[str, ...]
+
+    def distribution(self) -> CategoricalDistribution:
+        return CategoricalDistribution(self.values)
+
+    def parameter(self) -> dict[str, Any]:
+        return {"values": list(self.values)}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Interval(Dimension):
+    """Numbers from `low` to `high`, both included; evenly spread, or with `log` their logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ConfigError(f"{self.key}: an interval goes from a smaller to a larger number, got {self.low} to {self.high}")
+        if self.log and self.low <= 0:
+            raise ConfigError(f"{self.key}: a logarithmic interval starts above 0, got {self.low}")
+        if self.log and self.step is not None:
+            raise ConfigError(f"{self.key}: a logarithmic interval has no step; leave out one of both")
+
+    def distribution(self) -> FloatDistribution | IntDistribution:
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def parameter(self) -> dict[str, Any]:
+        bounds = {"min": int(self.low), "max": int(self.high)} if self.integer else {"min": self.low, "max": self.high}
+        if self.step is not None and not (self.integer and self.step == 1):
+            return {"distribution": "q_uniform", **bounds, "q": self.step}
+        kind = "int_uniform" if self.integer else "uniform"
+        return {"distribution": "log_uniform_values" if self.log else kind, **bounds}
+
+
+def distributions(space: Sequence[Dimension]) -> dict[str, BaseDistribution]:
+    """The whole space for `Study.ask`."""
+    return {dimension.key: dimension.distribution() for dimension in space}
