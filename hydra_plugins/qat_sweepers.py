@@ -1,7 +1,7 @@
-"""Sweeps as Hydra starts them. Hydra takes sweepers from the namespace `hydra_plugins` alone; what they do lives in `qat/sweep`.
+"""Sweeps as Hydra starts them. Hydra takes sweepers from the namespace `hydra_plugins` alone; what they do is in `qat/sweep`.
 
-Each hands its jobs to whatever launcher is configured (one after the other, joblib, submitit, ray), lets the other jobs go on when
-one ends badly, and ends with that job's exit code.
+Each hands its jobs to whatever launcher is configured (one after the other, joblib, submitit, ray), lets the other jobs go on
+when one ends badly, and ends with that job's exit code.
 """
 
 from __future__ import annotations

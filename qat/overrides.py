@@ -48,7 +48,7 @@ def split(overrides: Mapping[str, Override]) -> tuple[list[str], list[Dimension]
 
 
 def dimension(key: str, override: Override) -> Dimension:
-    """`choice(a,b)`, `range(1,5)`, `interval(0,1)`, `glob(...)`, with `tag(log, ...)` and `tag(int, ...)` around an interval."""
+    """`choice(a,b)`, `range(1,5)`, `glob(...)`, `interval(0,1)`; `tag(log, ...)` and `tag(int, ...)` around an interval."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         unknown = value.tags - {"log", "int", "float"}

@@ -27,7 +27,7 @@ def front(study: optuna.Study, objectives: Sequence[str]) -> Figure:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     best = sorted(study.best_trials, key=lambda trial: trial.values[0])
     for trial in complete:
-        over = trial.user_attrs.get("over_budget", 0.0) > 0
+        over = _over_budget(trial)
         among = any(trial.number == other.number for other in best)
         axes.plot(
             *trial.values[:2], marker="x" if over else "o", color=ORANGE if over else BLUE if among else GREY, markersize=8
@@ -50,7 +50,7 @@ def history(study: optuna.Study, objective: str) -> Figure:
     better = max if study.direction is MAXIMIZED else min
     for trial in trials:
         if trial.state is TrialState.COMPLETE and trial.value is not None:
-            over = trial.user_attrs.get("over_budget", 0.0) > 0
+            over = _over_budget(trial)
             axes.plot(trial.number, trial.value, marker="x" if over else "o", color=ORANGE if over else BLUE, markersize=7)
             if not over:
                 best.append((trial.number, better(trial.value, best[-1][1]) if best else trial.value))

@@ -58,8 +58,8 @@ class SearchOptions:
         objectives: paths into report.json; several give a front of best compromises.
         sampler: `tpe`, `nsga2` or `random`.
         seed: of the sampler.
-        pruner: `median` ends trials whose validation metric in QAT is below the median of earlier ones at the same epoch; `none`.
-            With several objectives nothing is pruned.
+        pruner: `median` ends trials whose validation metric in QAT is below the median of earlier ones at the same epoch;
+            `none`. With several objectives nothing is pruned.
         storage: Optuna's URL of a database, or a file that ends in `.journal` (for folders that several machines share); None
             is `study.db` in the folder of the sweep.
 
@@ -158,8 +158,8 @@ def open_study(
     for part, given in searched.items():
         if stored[part] != given:
             raise ConfigError(
-                f"study {options.study_name!r} was made with other {part}: {stored[part]}, now {given}. Go on with the same, or "
-                "give hydra.sweeper.study_name another name"
+                f"study {options.study_name!r} was made with other {part}: {stored[part]}, now {given}. Go on with the same, "
+                "or give hydra.sweeper.study_name another name"
             )
     study.set_user_attr("searched", searched)
     study.sampler = _sampler(options, len(study.trials))
