@@ -26,9 +26,7 @@ from qat.recipes import folder, register
 
 def train() -> None:
     """FP32 -> PTQ -> QAT -> INT8 -> artifact -> report."""
-    from qat.pipeline.train import train as run
-
-    _main(lambda config, overrides: run(config, overrides=overrides))
+    _main(_train)
 
 
 def evaluate() -> None:
@@ -79,6 +77,15 @@ def say(error: QatError) -> None:
     """One message for a mistake or a failure, without a traceback."""
     message = escape(str(error))  # it may hold [brackets], which rich would take for a style
     Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
+
+
+def _train(config: Config, overrides: list[str]) -> Any:
+    """In this process, or in several that `launch` starts."""
+    from qat.launch import check_kind, launch
+    from qat.pipeline.train import train as run
+
+    check_kind(config.launch.kind)
+    return launch(config, overrides) if config.launch.kind == "torchrun" else run(config, overrides=overrides)
 
 
 def _main(verb: Callable[[Config, list[str]], Any]) -> None:

@@ -166,6 +166,27 @@ class BenchmarkConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """Processes that train together (`launch=torchrun`); each takes `data.batch_size` samples of every step.
+
+    Args:
+        kind: `none` or `torchrun`.
+        nproc: processes, called ranks, on this machine.
+        nnodes: machines; the same command is given on each.
+        node_rank: which of them this is, from 0.
+        endpoint: HOST:PORT on the machine of node_rank 0, where all meet.
+        max_restarts: how often all ranks are started again, from the last checkpoint, after one has failed.
+    """
+
+    kind: str = "none"
+    nproc: int = 1
+    nnodes: int = 1
+    node_rank: int = 0
+    endpoint: str | None = None
+    max_restarts: int = 0
+
+
+@dataclass
 class TrialConfig:
     """Where the trial of a search reports its validation metric in QAT; the Optuna sweeper sets it.
 
@@ -196,6 +217,7 @@ class Config:
         output: the run folder; for `qat-export` the artifact folder.
         artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.
+        launch: in how many processes to train.
         trial: set in a search.
         progress: show progress bars.
     """
@@ -222,5 +244,6 @@ class Config:
     artifact: str | None = None
     checkpoint: str | None = None
     resume: bool = False
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
     progress: bool = True

@@ -75,6 +75,12 @@ class DivergedError(QatError):
     exit_code = 3
 
 
+class RangesError(QatError):
+    """The ranks of a distributed training quantize differently: a bug of whatever trained them."""
+
+    exit_code = 1
+
+
 class PreemptedError(QatError):
     """The run was told to end and can be resumed."""
 

@@ -8,17 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qat.errors import ConfigError
+from qat.ranks import leads
 
 LOCK = ".lock"
 
 
 @contextmanager
 def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
-    """Create and hold a run folder; release it at the end.
+    """Create and hold a run folder; release it at the end. Of several ranks the first does so for all.
 
     Raises:
         ConfigError: it holds another run, another process writes there, or it cannot be written.
     """
+    if not leads():
+        yield path
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in path.iterdir() if entry.name != LOCK]

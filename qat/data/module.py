@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from qat.data.loader import BatchLoader, position_in_epoch
 from qat.data.sampler import EpochSampler, Key
 from qat.errors import ConfigError
+from qat.ranks import rank, world_size
 
 
 class DataModule(LightningDataModule, ABC):
@@ -68,8 +69,13 @@ class DataModule(LightningDataModule, ABC):
         """
         self._train, self._val, self._test = train, val, test
         self.n_train, self.n_val, self.n_test = (len(d) for d in (train, val, test))  # type: ignore[arg-type]
-        if self.n_train < self.batch_size:
-            raise ConfigError(f"data.batch_size={self.batch_size}, but {self.name} has {self.n_train} training samples to use")
+        if self.n_train < self.batch_size * world_size():
+            each = (
+                f"data.batch_size={self.batch_size} on {world_size()} ranks"
+                if world_size() > 1
+                else f"data.batch_size={self.batch_size}"
+            )
+            raise ConfigError(f"{each}, but {self.name} has {self.n_train} training samples to use")
 
     @abstractmethod
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
@@ -84,17 +90,18 @@ class DataModule(LightningDataModule, ABC):
     def test_names(self) -> list[str]:
         """What people call the test samples, in the order in which they are evaluated."""
 
+    @abstractmethod
+    def test_truths(self) -> list[str]:
+        """What is true of them, in the words in which tasks describe decisions."""
+
     def train_dataloader(self) -> BatchLoader[Any]:
         """Training batches. A trainer sets the place by itself; elsewhere `sampler.set_epoch` and `.skip_batches` do."""
-        rank, world_size = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            rank, world_size = distributed.get_rank(), distributed.get_world_size()
         sampler = EpochSampler(
             self.n_train,
             batch_size=self.batch_size,
             seed=self.seed,
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=world_size(),
             lengths=self.lengths,
         )
         return BatchLoader(self._train, sampler, workers=self.workers, position=lambda: position_in_epoch(self.trainer))

@@ -25,6 +25,7 @@ from qat.errors import ConfigError
 from qat.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
+from qat.ranks import leads
 from qat.report.report import environment
 from qat.tasks import OptimizerFactory, Task, build_task, check_data
 
@@ -53,7 +54,7 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
     for note in data.notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     loggers = []
-    if folder is not None:
+    if folder is not None and leads():
         data_used = {"name": data.name, "fingerprint": data.fingerprint, "labels": list(data.labels)}
         loggers = make_loggers(
             config.logger,

@@ -25,8 +25,7 @@ from qat.callbacks.loggers import enter, finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
 from qat.callbacks.quantization import ScheduleCallback
 from qat.config import Config, StageConfig
-from qat.errors import ConfigError, EngineError, near
-from qat.evaluate import Evaluation
+from qat.errors import ConfigError, EngineError, RangesError, near
 from qat.gates import enforce
 from qat.pipeline.assess import assess
 from qat.pipeline.run import Run, make_task, open_run, prepare_model, score
@@ -35,6 +34,7 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
+from qat.ranks import differences, leads, together, world_size
 from qat.report.html import render
 from qat.report.report import environment, write_json, write_text
 from qat.report.table import print_summary
@@ -46,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def train(config: Config, *, overrides: list[str] | None = None, console: Console | None = None) -> dict[str, Any]:
-    """Run the whole flow and return the content of `report.json`.
+    """Run the whole flow and return the content of `report.json`; {} on a rank that only trains.
 
     Raises:
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
@@ -56,14 +56,19 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         run = open_run(config, folder, console or Console(), overrides or [])
         network = run.model.module
         preflight(run, network)
-        _write_inputs(config, folder, overrides or [])
+        if leads():
+            _write_inputs(config, folder, overrides or [])
         _LOG.info("%s on %s, %d training and %d test samples", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
-        fp32 = train_fp32(run, network)
+        train_fp32(run, network)
+        stages = {"fp32": score(run, network.eval(), "fp32")} if leads() else {}
         prepared, prepare_s = prepare_and_calibrate(run, network)
-        ptq = score(run, lower(convert(prepared), config.engines[0]), "ptq")
+        if leads():
+            stages["ptq"] = score(run, lower(convert(prepared), config.engines[0]), "ptq")
         step_times = time_steps(run, network, prepared)
         train_qat(run, prepared)
-        simulated = score(run, prepared.eval(), "fake_quant")
+        if not leads():
+            return {}  # the other ranks have trained; what follows is measured and written once
+        stages["fake_quant"] = score(run, prepared.eval(), "fake_quant")
         start = time.perf_counter()
         program = convert(prepared)
         convert_s = time.perf_counter() - start
@@ -72,7 +77,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
             network,
             prepared,
             program,
-            stages={"fp32": fp32, "ptq": ptq, "fake_quant": simulated},
+            stages=stages,
             training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
             folder=folder,
         )
@@ -104,10 +109,9 @@ def preflight(run: Run, network: nn.Module) -> None:
             raise EngineError(f"engine {engine!r} cannot run this model: {refusal}")
 
 
-def train_fp32(run: Run, network: nn.Module) -> Evaluation:
-    """Train the float baseline, or take it as loaded, and evaluate it."""
+def train_fp32(run: Run, network: nn.Module) -> None:
+    """Train the float baseline, or leave it as loaded."""
     _fit_stage(run, network, run.config.fp32, "fp32")
-    return score(run, network.eval(), "fp32")
 
 
 def prepare_and_calibrate(run: Run, network: nn.Module) -> tuple[PreparedModel, float]:
@@ -128,6 +132,11 @@ def train_qat(run: Run, prepared: PreparedModel) -> None:
     _fit_stage(run, prepared, run.config.qat, "qat", ScheduleCallback(prepared, schedule), *_pruning(run))
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
+    grids = {name: [float(module.scale), int(module.zero_point)] for name, module in prepared.fake_quantizes()}
+    if found := differences(grids):
+        raise RangesError(f"the ranks hold different ranges after the training: {found}")
+    if together():
+        _LOG.info("%d ranks hold the same %d ranges", world_size(), len(grids))
 
 
 def _pruning(run: Run) -> list[pl.Callback]:
@@ -178,7 +187,7 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
         _fit_options(run, stage),
         folder=run.folder / "checkpoints" / name,
         callbacks=callbacks,
-        loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers],
+        loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers] if leads() else [],
     )
 
 
@@ -195,7 +204,10 @@ def _fit_options(run: Run, stage: StageConfig) -> FitOptions:
 
 @contextmanager
 def _train_log(path: Path) -> Iterator[None]:
-    """Copy what qat and Lightning log into a file, created when there is something to say."""
+    """Copy what qat and Lightning log into a file, created when there is something to say; of several ranks the first does."""
+    if not leads():
+        yield
+        return
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("qat", "pytorch_lightning", "py.warnings")]

@@ -1,6 +1,8 @@
 """Range estimators: what [low, high] should the grid of a tensor cover?
 
-All state lives in buffers whose shapes are fixed at construction, so it survives checkpoints, DDP and resume.
+All state lives in buffers whose shapes are fixed at construction, so it survives checkpoints, DDP and resume. The ranks of a
+distributed training hold the same state at any time: that of one process with the batches of all. So whenever one observes,
+all have to.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from qat.errors import ConfigError, near
 from qat.quantization.qparams import ACTIVATION_HIGH, affine_qparams
+from qat.ranks import range_over_ranks, sum_over_ranks
 
 
 class Observer(nn.Module, ABC):
@@ -40,11 +43,14 @@ class Observer(nn.Module, ABC):
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum, read in memory order: nine times faster than over a channels-last tensor's dimensions."""
+    """Minimum and maximum over the tensors of all ranks.
+
+    Read in memory order: nine times faster than over a channels-last tensor's dimensions.
+    """
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)
     low, high = torch.aminmax(x.flatten())
-    return low, high
+    return range_over_ranks(low, high)
 
 
 class MinMaxObserver(Observer):
@@ -115,7 +121,8 @@ class HistogramObserver(Observer):
             self.counts.copy_(torch.zeros_like(self.counts).index_add_(0, index, self.counts))
         self.low.copy_(low)
         self.high.copy_(high)
-        self.counts.add_(torch.bincount(self._bin(x.flatten(), low, high), minlength=self.bins).to(self.counts.dtype))
+        counts = torch.bincount(self._bin(x.flatten(), low, high), minlength=self.bins).to(self.counts.dtype)
+        self.counts.add_(sum_over_ranks(counts))
 
     def range(self) -> tuple[Tensor, Tensor]:
         if not bool(self.seen()) or not bool(torch.isfinite(self.low) & torch.isfinite(self.high)):

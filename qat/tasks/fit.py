@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from qat.callbacks.checkpoint import AtomicCheckpointIO, callbacks_for, newest_loadable
 from qat.callbacks.divergence import DivergenceGuard
 from qat.errors import ConfigError, PreemptedError
+from qat.ranks import leads, together, world_size
 from qat.tasks.task import Task
 
 
@@ -59,18 +64,18 @@ def fit(
         DivergedError: the loss became NaN, infinite or exploded.
         PreemptedError: SIGTERM came; a checkpoint of this very step was written.
     """
-    progress = [RichProgressBar()] if options.progress else []
+    show = options.progress and leads()
+    progress = [RichProgressBar()] if show else []
     trainer = Trainer(
         max_epochs=options.epochs,
         max_steps=options.max_steps if options.max_steps is not None else -1,
         accelerator=options.accelerator,
-        devices=1,
+        **_processes(),
         precision=options.precision,  # type: ignore[arg-type]
         gradient_clip_val=options.gradient_clip,
         callbacks=[*callbacks_for(folder), DivergenceGuard(), *progress, *callbacks],
         logger=list(loggers) or False,
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=options.progress,
+        enable_progress_bar=show,
         enable_model_summary=False,
         log_every_n_steps=10,
         num_sanity_val_steps=0,
@@ -86,6 +91,20 @@ def fit(
                 f"told to end (SIGTERM) at step {trainer.global_step}; the checkpoint is in {folder}. Continue with "
                 "resume=true and the same output."
             ) from None
+
+
+def _processes() -> dict[str, Any]:
+    """Arguments of a Trainer in one process, or in the ranks that torchrun has started."""
+    if not together():
+        return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": here,
+        "num_nodes": world_size() // here,
+        "strategy": DDPStrategy(find_unused_parameters=True),  # detectors have heads that QAT gives no gradient
+        "plugins": [AtomicCheckpointIO(), TorchElasticEnvironment()],  # within a SLURM job Lightning would take SLURM's
+        "use_distributed_sampler": False,  # the loaders share the samples among the ranks themselves
+    }
 
 
 #: Lightning's remarks about choices that are made on purpose here.

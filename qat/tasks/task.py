@@ -98,7 +98,7 @@ class Task(LightningModule, ABC):
         outputs = self.model(*self.inputs(batch))
         statistics = self.statistics(self.decide(outputs, batch), batch)
         self._validated.update(statistics.to(self.device))
-        self.log("val/loss", self.loss(outputs, batch), batch_size=len(statistics))
+        self.log("val/loss", self.loss(outputs, batch), batch_size=len(statistics), sync_dist=True)
         self.log(f"val/{self.metric}", self._validated, prog_bar=True, batch_size=len(statistics))
 
     def configure_optimizers(self) -> Any:
