@@ -18,6 +18,7 @@ REPORT: dict[str, Any] = {
     "drop": {"value": float, "ci95": list},
     "drops": dict,
     "agreement": float,
+    "disagreements": list,
     "simulation": {"delta": float, "agreement": float},
     "engines": dict,
     "coverage": {"macs_int8": float, "float_ops": list},
@@ -43,6 +44,8 @@ def check_report(report: Mapping[str, Any]) -> None:
         _check(engine, ENGINE, f"report.engines.{name}")
     for op in report["coverage"]["float_ops"]:
         _check(op, {"op": str, "node": str, "reason": str}, "report.coverage.float_ops")
+    for sample in report["disagreements"]:
+        _check(sample, {"sample": str, "truth": str, "fp32": str, "int8": str}, "report.disagreements")
     low, high = report["drop"]["ci95"]
     assert low <= high
 

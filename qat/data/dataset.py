@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -42,12 +43,14 @@ class ImageDataset(Dataset[ImageBatch]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def image(self, position: int) -> Image.Image:
+        """The stored image, 8 bits per channel; `DataError` when it is damaged."""
+        return decode(self.table, self.indices[position], self.preprocess.channels)
+
     def __getitem__(self, keys: Sequence[Key]) -> ImageBatch:
         shape = self.preprocess.height, self.preprocess.width, self.preprocess.channels
         pixels = np.empty((len(keys), *shape), dtype=np.uint8)
         for row, (epoch, position) in enumerate(keys):
-            index = self.indices[position]
-            image = decode(self.table, index, self.preprocess.channels)
-            rng = random.Random(f"{self.seed}/{epoch}/{index}")
-            pixels[row] = np.asarray(self.transform(image, rng)).reshape(shape)
+            rng = random.Random(f"{self.seed}/{epoch}/{self.indices[position]}")
+            pixels[row] = np.asarray(self.transform(self.image(position), rng)).reshape(shape)
         return self.preprocess.normalise(pixels), self.targets[[position for _, position in keys]]

@@ -108,15 +108,22 @@ class ImageData(DataModule):
         chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
 
+    @property
+    def test_images(self) -> ImageDataset:
+        """The test images, for whoever wants to look at some."""
+        assert isinstance(self._test, ImageDataset)
+        return self._test
+
     def test_targets(self) -> list[int]:
         """Classes of the test images, in order."""
-        assert isinstance(self._test, ImageDataset)
-        targets: list[int] = self._test.targets.tolist()
+        targets: list[int] = self.test_images.targets.tolist()
         return targets
 
     def test_names(self) -> list[str]:
-        assert isinstance(self._test, ImageDataset)
-        return [self._test.table.name(index) for index in self._test.indices]
+        return [self.test_images.table.name(index) for index in self.test_images.indices]
+
+    def test_truths(self) -> list[str]:
+        return [self.labels[target] for target in self.test_targets()]
 
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """In order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from qat.quantization.engines import lower
 from qat.quantization.parity import simulation_parity
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
+from qat.report.disagreements import differing
 from qat.report.plots import draw
 from qat.report.report import Disagreement, EngineResult, Report, environment, layer_rows
 
@@ -91,14 +91,18 @@ def assess(
     )
 
 
-def disagreements(run: Run, fp32: Evaluation, int8: Evaluation, *, most: int = 12) -> list[Disagreement]:
-    """The first samples on which the two do not decide alike."""
+def disagreements(run: Run, fp32: Evaluation, int8: Evaluation) -> list[Disagreement]:
+    """The first samples on which the two do not decide alike, with what is true of them."""
     task = make_task(run, nn.Identity(), run.config.qat)
-    pairs = zip(run.data.test_names(), fp32.decisions, int8.decisions, strict=True)
-    differing = ((name, a, b) for name, a, b in pairs if not all((*task.alike(a, b), *task.alike(b, a))))
+    names, truths = run.data.test_names(), run.data.test_truths()
     return [
-        Disagreement(sample=name, fp32=task.describe(a), int8=task.describe(b))
-        for name, a, b in itertools.islice(differing, most)
+        Disagreement(
+            sample=names[i],
+            truth=truths[i],
+            fp32=task.describe(fp32.decisions[i]),
+            int8=task.describe(int8.decisions[i]),
+        )
+        for i in differing(fp32, int8)
     ]
 
 

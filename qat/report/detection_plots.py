@@ -60,7 +60,7 @@ def sheet(
     labels: Sequence[str],
 ) -> Figure:
     """One row per image: FP32's boxes at the left, INT8's at the right; annotated boxes are thin and dotted."""
-    figure = Figure(figsize=(11, 4.1 * len(images)), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.1 * len(images)), layout="constrained")
     grid = figure.subplots(len(images), 2, squeeze=False)
     for row, (image, name, truth, pair) in enumerate(zip(images, names, truths, found, strict=True)):
         for axes, title, detections in zip(grid[row], ("FP32", "INT8"), pair, strict=True):
@@ -82,7 +82,7 @@ def sheet(
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure; the suffix decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, bbox_inches="tight")  # equal axes push titles out of the layout
     return path
 
 

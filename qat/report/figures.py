@@ -14,6 +14,9 @@ BLUE, ORANGE, GREY = "#0b6e99", "#d9480f", "#868e96"
 #: Tensors that the plots of layers show: the ones with the least SQNR, in the order of the network.
 MOST_LAYERS = 60
 
+#: Characters of a layer's name that they show.
+LONGEST_NAME = 44
+
 
 def stages(report: Mapping[str, Any]) -> Figure:
     """The metric of every stage with its 95 % interval (bootstrap over samples)."""
@@ -48,8 +51,9 @@ def layers(report: Mapping[str, Any]) -> Figure:
         color=[BLUE if row["sqnr_db"] is not None else "#a5d8ff" for row in shown],
     )
     left.set(xlabel="SQNR, dB (pale: equal)")
-    left.set_yticks(places, [(row["layer"] or row["tensor"])[-44:] for row in shown], fontsize=6)
+    left.set_yticks(places, [_end(row["layer"] or row["tensor"]) for row in shown], fontsize=7)
     left.invert_yaxis()
+    right.use_sticky_edges = False  # the longest bar shall not touch the frame
     right.barh(places, [row["high"] - row["low"] for row in shown], left=[row["low"] for row in shown], color=ORANGE)
     right.set_xscale("symlog", linthresh=1.0)
     right.set(xlabel="range of the grid")
@@ -68,10 +72,16 @@ def latency(report: Mapping[str, Any]) -> Figure:
     medians = [time["p50"] for time in times.values()]
     tails = [max(0.0, time["p95"] - time["p50"]) for time in times.values()]
     axes.barh(range(len(times)), medians, xerr=[[0.0] * len(times), tails], color=[GREY, *[BLUE] * len(engines)], capsize=3)
-    for place, median in enumerate(medians):
-        axes.annotate(f" {median:.2f} ms", (0, place), va="center", color="white", fontsize=9)
+    for place, (median, tail) in enumerate(zip(medians, tails, strict=True)):
+        axes.annotate(f"  {median:.2f} ms", (median + tail, place), va="center", fontsize=9)
+    axes.margins(x=0.15)
     axes.set_yticks(range(len(times)), list(times))
     axes.invert_yaxis()
     axes.set(xlabel="ms per call, median; the whisker ends at the 95th percentile")
     axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def _end(name: str) -> str:
+    """The end of a dotted name, which tells layers apart."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"

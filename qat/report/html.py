@@ -10,7 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
+from qat.report.disagreements import STRIP, squares
 from qat.report.figures import latency, layers, stages
 from qat.report.table import STAGES
 
@@ -23,14 +25,17 @@ def render(report: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
 
     Args:
         report: content of report.json.
-        pictures: files of the run's plots; they become part of the page.
+        pictures: files of the run's plots; they become part of the page, the strip of disagreements piece by piece.
     """
     return page(
         "page.html.j2",
         {"stages": stages(report), "layers": layers(report), "latency": latency(report)},
         report=report,
         islands=islands(report["coverage"]["float_ops"]),
-        pictures=[(path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures],
+        pictures=[
+            (path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures if path.name != STRIP
+        ],
+        thumbnails=[thumbnail for path in pictures if path.name == STRIP for thumbnail in _thumbnails(path)],
     )
 
 
@@ -44,6 +49,7 @@ def page(template: str, figures: Mapping[str, Figure], **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["points"] = lambda value: f"{value:.2f}"
+    environment.filters["drop"] = _drop
     embedded = {name: _embedded(_svg(figure), ".svg") for name, figure in figures.items()}
     return environment.get_template(template).render(stages=STAGES, figures=embedded, **values)
 
@@ -57,6 +63,24 @@ def islands(float_ops: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"op": name, "reason": reason, "count": len(places), "places": places[:4]}
         for (name, reason), places in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _drop(drop: Mapping[str, Any]) -> str:
+    """Points with their interval; a line may end between the two only."""
+    low, high = drop["ci95"]
+    return f"{drop['value']:+.2f} [{low:+.2f},\N{NO-BREAK SPACE}{high:+.2f}]"
+
+
+def _thumbnails(path: Path) -> list[str]:
+    """Every picture of a strip by itself."""
+    with Image.open(path) as sheet:
+        return [_embedded(_png(square), ".png") for square in squares(sheet)]
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _svg(figure: Figure) -> bytes:

@@ -9,6 +9,7 @@ from qat.data import DataModule, DetectionData, ImageData, TextData
 from qat.evaluate import Evaluation
 from qat.report.confusion import MOST_CLASSES, confusion, confusion_plot
 from qat.report.detection_plots import chosen, precision_recall, save, sheet
+from qat.report.disagreements import STRIP, differing, strip
 
 
 def draw(task: str, data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) -> list[Path]:
@@ -40,9 +41,21 @@ def _classes(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path)
     return [save(confusion_plot(counts[0], counts[1], data.labels), folder / "confusion.svg")]
 
 
+def _images(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) -> list[Path]:
+    """What is taken for what, and the images that are taken for something else; where there are none, no picture."""
+    assert isinstance(data, ImageData)
+    files = _classes(data, fp32, int8, folder)
+    images = [data.test_images.image(i) for i in differing(fp32, int8)]
+    if images:
+        folder.mkdir(parents=True, exist_ok=True)
+        strip(images).save(folder / STRIP)
+        files.append(folder / STRIP)
+    return files
+
+
 #: Task -> (data, FP32, INT8, folder) -> files written.
 PLOTS: dict[str, Callable[[DataModule, Evaluation, Evaluation, Path], list[Path]]] = {
-    "classification": _classes,
+    "classification": _images,
     "text_classification": _classes,
     "detection": _detection,
 }

@@ -50,6 +50,7 @@ class Disagreement:
     """A sample on which FP32 and INT8 decide differently, in words."""
 
     sample: str
+    truth: str
     fp32: str
     int8: str
 

@@ -29,7 +29,7 @@ def make_report() -> Report:
         },
         agreement=0.98,
         intervals=dict.fromkeys(("fp32", "ptq", "fake_quant", "int8"), (96.5, 99.5)),
-        disagreements=(Disagreement(sample="image <7>", fp32="3", int8="8"),),
+        disagreements=(Disagreement(sample="image <7>", truth="8", fp32="3", int8="8"),),
         layers=(
             {"layer": "conv1", "tensor": "relu", "low": 0.0, "high": 2.5, "max_steps": 1, "differing": 0.001, "sqnr_db": 41.5},
             {"layer": "fc", "tensor": "linear", "low": -8.0, "high": 7.9, "max_steps": 0, "differing": 0.0, "sqnr_db": None},

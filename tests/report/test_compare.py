@@ -32,7 +32,7 @@ def test_comparison_has_every_run_and_engine(tmp_path: Path) -> None:
     assert page.count("<td>fbgemm</td>") == page.count("<td>x86</td>") == 2
     assert page.count("98.61") == 2
     assert page.count('class="failed">accuracy') == 2
-    assert "<td>other</td><td>small</td>" in page
+    assert '<b>other</b><br><span class="soft">small on digits (abc), n&nbsp;=&nbsp;360</span>' in page
     assert "small" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from qat.report.disagreements import SIDE, STRIP, strip
 from qat.report.html import islands, render
 from tests.report.reports import make_report
 
@@ -18,7 +22,15 @@ REPORT = make_report().to_json()
 
 def test_page_holds_the_numbers_of_the_report_and_escapes_what_users_wrote() -> None:
     page = render(REPORT)
-    for number in ("98.61", "98.06", "+0.56", "4.00×", "0.25×", "[-0.10, +1.20]", "+0.12 [-0.50, +0.50]"):
+    for number in (
+        "98.61",
+        "98.06",
+        "+0.56",
+        "4.00×",
+        "0.25×",
+        "[-0.10,\N{NO-BREAK SPACE}+1.20]",
+        "+0.12 [-0.50,\N{NO-BREAK SPACE}+0.50]",
+    ):
         assert number in page, number
     assert "image &lt;7&gt;" in page
     assert "drop +0.556 points, budget 0.5" in page
@@ -33,6 +45,33 @@ def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert page.count("<img") == 4
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert not re.findall(r"<script|@import|url\(", page)
+
+
+def test_page_shows_every_disagreement_with_its_picture_and_truth(tmp_path: Path) -> None:
+    colours = [(200, 0, 0), (0, 0, 200)]
+    strip([Image.new("RGB", (8, 8), colour) for colour in colours]).save(tmp_path / STRIP)
+    samples = [
+        {"sample": f"<script>{name}</script>", "truth": "a & b", "fp32": "cat", "int8": ""} for name in ("first", "second")
+    ]
+    page = render({**REPORT, "disagreements": samples}, [tmp_path / STRIP])
+    shown = page.partition('<div class="samples">')[2]
+    found = re.findall(
+        r'src="data:image/png;base64,([^"]+)".*?<p>(.*?)</p>.*?<dd>(.*?)</dd>.*?<dd>(.*?)</dd>.*?<dd>(.*?)</dd>', shown, re.S
+    )
+    assert [row[1:] for row in found] == [
+        (f"&lt;script&gt;{name}&lt;/script&gt;", "a &amp; b", "cat", "—") for name in ("first", "second")
+    ]
+    pictures = [Image.open(BytesIO(base64.b64decode(row[0]))) for row in found]
+    assert [picture.getcolors() for picture in pictures] == [[(SIDE * SIDE, colour)] for colour in colours]
+    assert page.count("<img") == 3 + 2, "the strip itself is not shown"
+    assert "<script" not in page
+
+
+def test_page_says_that_boxes_differ_where_their_counts_do_not() -> None:
+    sample = {"sample": "a.jpg", "truth": "1 cell", "fp32": "1 cell", "int8": "1 cell"}
+    page = render({**REPORT, "disagreements": [sample]})
+    assert page.count("<dd>1 cell</dd>") == 2
+    assert page.count("<dd>1 cell, other boxes</dd>") == 1
 
 
 def test_page_of_a_run_in_which_nothing_differs(tmp_path: Path) -> None:

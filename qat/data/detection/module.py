@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from qat.data.detection.augment import BoxAugment
 from qat.data.detection.batch import DetectionDataset
-from qat.data.detection.source import BoxSource, BoxTable
+from qat.data.detection.source import Boxes, BoxSource, BoxTable
 from qat.data.module import DataModule, check_at_least, check_fraction
 from qat.data.parts import Part, choose, drop_corrupt, fingerprint
 from qat.data.sampler import Key, consecutive
@@ -103,9 +103,19 @@ class DetectionData(DataModule):
     def test_names(self) -> list[str]:
         return [self.test_images.table.name(index) for index in self.test_images.indices]
 
+    def test_truths(self) -> list[str]:
+        """How many boxes of each class; a crowd is none."""
+        table = self.test_images.table
+        return [_counted(table.boxes(index), self.labels) for index in self.test_images.indices]
+
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """In order."""
         return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
+
+
+def _counted(boxes: Boxes, names: Sequence[str]) -> str:
+    labels = boxes.labels[~boxes.crowd].tolist()
+    return ", ".join(f"{labels.count(i)} {name}" for i, name in enumerate(names) if i in labels) or "nothing"
 
 
 def _check_sizes(part: Part[BoxTable]) -> None:

@@ -19,13 +19,13 @@ from qat.data.sampler import Key, consecutive
 from qat.data.split import stratified
 from qat.data.text.batch import UnitDataset
 from qat.data.text.encode import Encoder
-from qat.data.text.source import TextSource, TextTable, texts
+from qat.data.text.source import Example, TextSource, TextTable
 from qat.errors import ConfigError, DataError, near
 
 TRUNCATION = ("truncate", "refuse")
 
 #: Characters of a text by which people tell it from others.
-EXCERPT = 100
+EXCERPT = 200
 
 
 @final
@@ -102,8 +102,13 @@ class TextData(DataModule):
 
     def test_names(self) -> list[str]:
         """The beginning of every text."""
-        part = self._test_part
-        return [" | ".join(texts(part.table.examples[part.indices[i]]))[:EXCERPT] for i in self._order()]
+        return [shortened(example.shown()) for example in self._test_examples()]
+
+    def test_truths(self) -> list[str]:
+        return [example.truth(self.labels) for example in self._test_examples()]
+
+    def _test_examples(self) -> list[Example]:
+        return [self._test_part.table.examples[self._test_part.indices[i]] for i in self._order()]
 
     def _order(self) -> list[int]:
         return [position for batch in self.eval_batches(self._test) for _, position in batch]
@@ -111,6 +116,11 @@ class TextData(DataModule):
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         assert isinstance(dataset, UnitDataset)
         return by_length(dataset, self.eval_batch_size, seed=self.split_seed)
+
+
+def shortened(text: str) -> str:
+    """A text of at most `EXCERPT` characters; an ellipsis stands for the rest."""
+    return text if len(text) <= EXCERPT else f"{text[: EXCERPT - 1]}…"
 
 
 def by_length(dataset: UnitDataset, size: int, *, seed: int) -> list[list[Key]]:

@@ -21,6 +21,14 @@ class Sentence(NamedTuple):
     target: int
     where: str
 
+    def shown(self) -> str:
+        """What people read."""
+        return " | ".join(texts(self))
+
+    def truth(self, labels: Sequence[str]) -> str:
+        """The class."""
+        return labels[self.target]
+
 
 class Tagged(NamedTuple):
     """Words with a tag each."""
@@ -28,6 +36,14 @@ class Tagged(NamedTuple):
     words: tuple[str, ...]
     tags: tuple[int, ...]
     where: str
+
+    def shown(self) -> str:
+        """What people read."""
+        return " ".join(self.words)
+
+    def truth(self, labels: Sequence[str]) -> str:
+        """The tags of all words."""
+        return " ".join(labels[tag] for tag in self.tags)
 
 
 class Question(NamedTuple):
@@ -37,6 +53,14 @@ class Question(NamedTuple):
     context: str
     answers: tuple[tuple[str, int], ...]
     where: str
+
+    def shown(self) -> str:
+        """What people read."""
+        return " | ".join(texts(self))
+
+    def truth(self, labels: Sequence[str]) -> str:
+        """The answers, each once; "" where there is none."""
+        return " | ".join(dict.fromkeys(text for text, _ in self.answers))
 
 
 Example: TypeAlias = Sentence | Tagged | Question
