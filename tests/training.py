@@ -53,5 +53,5 @@ def quick_fit(
     clip: float | None = 1.0,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    options = FitOptions(epochs=epochs, max_steps=max_steps, gradient_clip=clip, progress=False)
+    options = FitOptions(epochs=epochs, max_steps=max_steps, gradient_clip=clip)
     fit(task, RandomImages(), options, folder=folder, callbacks=callbacks, loggers=loggers)

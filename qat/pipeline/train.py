@@ -23,6 +23,7 @@ from torch import nn
 from qat.benchmark import measure
 from qat.callbacks.loggers import enter, finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
+from qat.callbacks.progress import StageProgress
 from qat.callbacks.quantization import ScheduleCallback
 from qat.config import Config, StageConfig
 from qat.errors import ConfigError, EngineError, RangesError, near
@@ -174,19 +175,25 @@ def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds:
     return {"fp32_step_ms": fp32, "qat_step_ms": qat, "step_ratio": qat / fp32}
 
 
+#: The stages that train, as people call them.
+STAGES = {"fp32": "FP32", "qat": "QAT"}
+
+
 def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *callbacks: pl.Callback) -> None:
     if stage.epochs == 0:
         return
     assert run.folder is not None
     network.to(memory_format=torch.channels_last)  # on CPUs a convolution's training step is twice as fast in this layout
     enter(run.loggers, name)
-    run.console.rule(f"{name}: {stage.epochs} epochs, lr {stage.lr}")
+    run.console.rule(f"{STAGES[name]}: {stage.epochs} epochs, lr {stage.lr:.3g}")
+    task = make_task(run, network, stage)
+    shown = [StageProgress(STAGES[name], run.console, f"val/{task.metric}")] if run.config.progress and leads() else []
     fit(
-        make_task(run, network, stage),
+        task,
         run.data,
         _fit_options(run, stage),
         folder=run.folder / "checkpoints" / name,
-        callbacks=callbacks,
+        callbacks=[*shown, *callbacks],
         loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers] if leads() else [],
     )
 
@@ -198,7 +205,6 @@ def _fit_options(run: Run, stage: StageConfig) -> FitOptions:
         accelerator=run.config.accelerator,
         precision=stage.precision or run.config.precision,
         gradient_clip=stage.gradient_clip,
-        progress=run.config.progress,
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -20,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from qat.callbacks.checkpoint import AtomicCheckpointIO, callbacks_for, newest_loadable
 from qat.callbacks.divergence import DivergenceGuard
 from qat.errors import ConfigError, PreemptedError
-from qat.ranks import leads, together, world_size
+from qat.ranks import together, world_size
 from qat.tasks.task import Task
 
 
@@ -34,7 +33,6 @@ class FitOptions:
         accelerator: `cpu`, `gpu` or `auto`.
         precision: Lightning's name, `32-true` or `bf16-mixed`, ...
         gradient_clip: largest norm of the gradient; None does not clip.
-        progress: show progress bars.
     """
 
     epochs: int = 1
@@ -42,7 +40,6 @@ class FitOptions:
     accelerator: str = "cpu"
     precision: str = "32-true"
     gradient_clip: float | None = 1.0
-    progress: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or (self.max_steps is not None and self.max_steps < 1):
@@ -64,8 +61,6 @@ def fit(
         DivergedError: the loss became NaN, infinite or exploded.
         PreemptedError: SIGTERM came; a checkpoint of this very step was written.
     """
-    show = options.progress and leads()
-    progress = [RichProgressBar()] if show else []
     trainer = Trainer(
         max_epochs=options.epochs,
         max_steps=options.max_steps if options.max_steps is not None else -1,
@@ -73,9 +68,9 @@ def fit(
         **_processes(),
         precision=options.precision,  # type: ignore[arg-type]
         gradient_clip_val=options.gradient_clip,
-        callbacks=[*callbacks_for(folder), DivergenceGuard(), *progress, *callbacks],
+        callbacks=[*callbacks_for(folder), DivergenceGuard(), *callbacks],
         logger=list(loggers) or False,
-        enable_progress_bar=show,
+        enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=10,
         num_sanity_val_steps=0,
