@@ -23,6 +23,7 @@ from torch import nn
 from qat.benchmark import measure
 from qat.callbacks.loggers import enter, finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
+from qat.callbacks.preemption import ends_when_told
 from qat.callbacks.progress import StageProgress
 from qat.callbacks.quantization import ScheduleCallback
 from qat.config import Config, StageConfig
@@ -53,7 +54,8 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
     """
     _check_engines(config)
-    with run_folder(Path(config.output), resume=config.resume) as folder, _train_log(folder / "train.log"):
+    output = Path(config.output)
+    with ends_when_told(output), run_folder(output, resume=config.resume) as folder, _train_log(folder / "train.log"):
         run = open_run(config, folder, console or Console(), overrides or [])
         network = run.model.module
         preflight(run, network)
