@@ -73,6 +73,27 @@ def report() -> None:
         raise SystemExit(error.exit_code) from None
 
 
+def wandb_sweep() -> None:
+    """Write the YAML file of a W&B sweep: keys with several values are tried, the others are fixed."""
+    import yaml
+
+    from qat.report.report import write_text
+    from qat.sweep.wandb_yaml import METHODS
+    from qat.wandb_sweep import describe
+
+    parser = argparse.ArgumentParser(prog="qat-wandb-sweep", description=wandb_sweep.__doc__)
+    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="as for qat-train -m")
+    parser.add_argument("--method", default=METHODS[0], help=f"{', '.join(METHODS)} (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("sweep.yaml"), help="file to write (%(default)s)")
+    arguments = parser.parse_args()
+    try:
+        write_text(arguments.output, yaml.safe_dump(describe(arguments.overrides, arguments.method), sort_keys=False))
+    except QatError as error:
+        say(error)
+        raise SystemExit(error.exit_code) from None
+    Console().print(f"{arguments.output} is written; next: wandb sweep {arguments.output}", highlight=False)
+
+
 def say(error: QatError) -> None:
     """One message for a mistake or a failure, without a traceback."""
     message = escape(str(error))  # it may hold [brackets], which rich would take for a style

@@ -9,8 +9,10 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import wandb
 from pytorch_lightning.loggers import Logger
@@ -20,14 +22,18 @@ _log = logging.getLogger(__name__)
 #: Where the id of a run stands in its folder, so that a resumed training continues it.
 RUN_ID = "wandb_id.txt"
 
+#: Seconds after which a server that does not answer counts as not reached.
+INIT_TIMEOUT = 30.0
+
 #: Stages that train; each has its own step.
 STAGES = ("fp32", "qat")
 
 
 class WandbRun(Logger):
-    """A run of W&B, offline unless WANDB_API_KEY or WANDB_MODE=online is set; its files stay in the run folder.
+    """A run of W&B; its files stay in the run folder. WANDB_MODE says whether it is online, else whether there is a key.
 
-    Whatever W&B raises (no network, a full disk, ...) is written to the log once, and from then on nothing is sent.
+    When the server cannot be reached the run is written offline instead, for a later `wandb sync`. Whatever else W&B raises (a
+    full disk, ...) is written to the log once, and from then on nothing is sent.
 
     Args:
         folder: the run folder.
@@ -47,7 +53,7 @@ class WandbRun(Logger):
     ) -> None:
         super().__init__()
         self.folder = folder.resolve()  # the process of W&B that writes the files may have another working folder
-        self.offline = "WANDB_API_KEY" not in os.environ and os.environ.get("WANDB_MODE", "offline") in ("offline", "dryrun")
+        self.offline = os.environ.get("WANDB_MODE", "online" if has_key() else "offline") in ("offline", "dryrun")
         self.failed = False
         #: What trains at the moment; names and steps of what is logged belong to it.
         self.stage = STAGES[0]
@@ -130,20 +136,43 @@ class WandbRun(Logger):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ["WANDB_DATA_DIR"] = str(self.folder)  # not setdefault: a sweep has several runs in one process
         marker = self.folder / RUN_ID
-        identifier = marker.read_text().strip() if marker.is_file() else secrets.token_hex(4)
-        run = wandb.init(
-            id=identifier,
-            dir=str(self.folder),
-            mode="offline" if self.offline else "online",
-            resume=None if self.offline else "allow",
-            settings=wandb.Settings(console="off", silent=True),
-            **self._arguments,
-        )
-        marker.write_text(identifier)
+        fresh = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)  # the agent of a W&B sweep has chosen one
+        identifier = marker.read_text().strip() if marker.is_file() else fresh
+        try:
+            run = self._init(identifier)
+        except Exception as error:  # as in _sending
+            if self.offline:
+                raise
+            _log.warning("Weights & Biases is not reached, the run is written offline: %s: %s", type(error).__name__, error)
+            self.offline = True
+            wandb.teardown()  # its process holds the id for the run that has not begun
+            run = self._init(identifier)
+        marker.write_text(str(run.id))
         for stage in STAGES:
             run.define_metric(f"{stage}/step", hidden=True)
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         return run
+
+    def _init(self, identifier: str) -> Any:
+        return wandb.init(
+            id=identifier,
+            dir=str(self.folder),
+            mode="offline" if self.offline else "online",
+            resume=None if self.offline else "allow",
+            settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_TIMEOUT),
+            **self._arguments,
+        )
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key without asking for one: in WANDB_API_KEY, or in netrc, where `wandb login` leaves it."""
+    if "WANDB_API_KEY" in os.environ:
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 class _Nothing:

@@ -35,6 +35,13 @@ def check_data(task: str, kind: str) -> None:
         raise ConfigError(f"task={task} reads {TASKS[task].reads}, the data has {kind}; set task={fitting[0]} or other data")
 
 
+def default_metric(task: str) -> str:
+    """The metric that counts when none is chosen; `ConfigError` for an unknown task."""
+    if task not in TASKS:
+        raise ConfigError(f"unknown task {task!r}.{near(task, TASKS)}")
+    return next(iter(TASKS[task].metrics_for([])))
+
+
 def build_task(name: str, **options: Any) -> Task:
     """A task by name; `ConfigError` when there is none."""
     if name not in TASKS:
@@ -53,4 +60,5 @@ __all__ = [
     "TokenClassificationTask",
     "build_task",
     "check_data",
+    "default_metric",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from qat.callbacks.wandb_run import RUN_ID, WandbRun
+from qat.callbacks.wandb_run import RUN_ID, WandbRun, has_key
 from tests.report.reports import make_report
 
 REPORT = make_report()
@@ -23,8 +23,9 @@ REPORT = make_report()
 @pytest.fixture(autouse=True)
 def environment_without_wandb() -> Iterator[None]:
     before = dict(os.environ)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR", "WANDB_RUN_ID", "WANDB_BASE_URL"):
         os.environ.pop(name, None)
+    os.environ["NETRC"] = "/nonexistent/netrc"
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -134,11 +135,56 @@ def test_wandb_that_fails_is_logged_once_and_stops_nothing(
 
 @pytest.mark.parametrize(
     ("variables", "offline"),
-    [({}, True), ({"WANDB_API_KEY": "k"}, False), ({"WANDB_MODE": "online"}, False), ({"WANDB_MODE": "offline"}, True)],
+    [
+        ({}, True),
+        ({"WANDB_API_KEY": "k"}, False),
+        ({"WANDB_MODE": "online"}, False),
+        ({"WANDB_MODE": "offline"}, True),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, True),
+    ],
 )
 def test_run_is_offline_unless_there_is_a_key(variables: dict[str, str], offline: bool, tmp_path: Path) -> None:
     os.environ.update(variables)
     assert _logger(tmp_path).offline is offline
+
+
+def test_key_is_found_where_login_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "netrc"
+    path.write_text("machine wandb.example login user password secret\n")
+    os.environ["NETRC"] = str(path)
+    assert not has_key()
+    os.environ["WANDB_BASE_URL"] = "https://wandb.example:8080"
+    assert has_key()
+    path.write_text("machin wandb.example")
+    assert not has_key(), "a damaged file is no key"
+
+
+def test_server_that_is_not_reached_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing listens on port 9."""
+    os.environ.update(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    monkeypatch.setattr("qat.callbacks.wandb_run.INIT_TIMEOUT", 1.0)
+    logger = _logger(_folder(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+        logger.log_report(REPORT.to_json(), REPORT.logged())
+        logger.finish()
+    assert [record.message.partition(":")[0] for record in caplog.records if record.name.startswith("qat")] == [
+        "Weights & Biases is not reached, the run is written offline"
+    ]
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = _records(offline)
+    assert {run.run_id for run in records["run"]} == {(tmp_path / RUN_ID).read_text()}
+    assert records["artifact"]
+
+
+def test_run_of_a_sweep_takes_the_id_that_the_agent_has_chosen(tmp_path: Path) -> None:
+    os.environ["WANDB_RUN_ID"] = "chosen"
+    logger = _logger(tmp_path)
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.finish()
+    assert (tmp_path / RUN_ID).read_text() == "chosen"
 
 
 def test_second_run_of_a_process_keeps_its_files_in_its_own_folder(tmp_path: Path) -> None:
