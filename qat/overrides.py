@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 
 from qat.errors import ConfigError
 from qat.sweep.space import Choice, Dimension, Interval
@@ -36,8 +38,8 @@ def grid(overrides: Mapping[str, Override]) -> list[list[str]]:
                 f"{key} spans an interval, and a grid cannot try every value of it; name values (choice(a,b), range(1,5)) "
                 "or search it with hydra/sweeper=optuna"
             )
-        strings = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        values.append([written(override, str(value)) for value in strings])
+        strings = _enumerated(key, override) if override.is_sweep_override() else [override.get_value_element_as_str()]
+        values.append([written(override, value) for value in strings])
     return [list(job) for job in itertools.product(*values)]
 
 
@@ -56,17 +58,34 @@ def dimension(key: str, override: Override) -> Dimension:
             raise ConfigError(f"{key}: unknown tag {', '.join(sorted(unknown))}. Allowed: log, int, float.")
         assert value.start is not None
         assert value.end is not None
-        integer = "int" in value.tags
+        integer = "int" in value.tags or (isinstance(value.start, int) and isinstance(value.end, int))
         return Interval(key=key, low=float(value.start), high=float(value.end), log="log" in value.tags, integer=integer)
-    if isinstance(value, RangeSweep) and not value.shuffle:
-        numbers = list(value.range())
-        if len(numbers) > 1:
-            step = abs(float(value.step))
-            integer = all(isinstance(number, int) for number in numbers)
-            return Interval(key=key, low=float(min(numbers)), high=float(max(numbers)), step=step, integer=integer)
-    if isinstance(value, ChoiceSweep) and not value.list:
-        raise ConfigError(f"{key}: a choice of nothing; name at least one value")
-    return Choice(key=key, values=tuple(str(text) for text in override.sweep_string_iterator()))
+    if isinstance(value, Sweep) and value.tags:
+        raise ConfigError(
+            f"{key}: tag({', '.join(sorted(value.tags))}, ...) says how to draw from an interval(low, high) alone"
+        )
+    if isinstance(value, RangeSweep | ChoiceSweep):  # a search draws in its own order
+        override = replace(override, _value=replace(value, shuffle=False))
+    strings = _enumerated(key, override)
+    if isinstance(value, RangeSweep) and len(strings) > 1:
+        first, step = Decimal(str(value.start)), Decimal(str(value.step))
+        last = first + (len(strings) - 1) * step  # in decimals, so that the step divides the interval exactly
+        integer = isinstance(value.range(), range)
+        return Interval(
+            key=key, low=float(min(first, last)), high=float(max(first, last)), step=float(abs(step)), integer=integer
+        )
+    return Choice(key=key, values=tuple(strings))
+
+
+def _enumerated(key: str, override: Override) -> list[str]:
+    """Every value of a choice, a range or a glob, as the command line would have it."""
+    try:
+        strings = [str(text) for text in override.sweep_string_iterator()]
+    except ValueError as error:  # Python's range of step 0
+        raise ConfigError(f"{override.input_line}: {error}") from error
+    if not strings:
+        raise ConfigError(f"{override.input_line} names no value of {key}; a sweep needs at least one")
+    return strings
 
 
 def written(override: Override, value: str) -> str:

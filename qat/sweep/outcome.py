@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qat.errors import GateError, PreemptedError, PrunedError, QatError
-from qat.report.compare import read
+from qat.report.compare import REPORT, read
 from qat.report.report import write_text
 
 
@@ -56,8 +56,8 @@ class Outcome:
 
     @cached_property
     def report(self) -> Mapping[str, Any] | None:
-        """Content of its report.json; None when it did not get so far."""
-        return read(self.folder) if self.ended in REPORTED else None
+        """Content of its report.json; None when it did not get so far, or its folder is gone."""
+        return read(self.folder) if self.ended in REPORTED and (self.folder / REPORT).is_file() else None
 
 
 def outcome(number: int, overrides: Iterable[str], folder: Path, error: Exception | None) -> Outcome:

@@ -27,6 +27,10 @@ class Dimension(ABC):
     def parameter(self) -> dict[str, Any]:
         """As `parameters` of a W&B sweep describes it."""
 
+    @abstractmethod
+    def example(self) -> Any:
+        """The first of them."""
+
     def to_json(self) -> dict[str, Any]:
         """Plain values that tell one dimension from another."""
         return {"kind": type(self).__name__, **asdict(self)}
@@ -45,6 +49,9 @@ class Choice(Dimension):
     def parameter(self) -> dict[str, Any]:
         return {"values": list(self.values)}
 
+    def example(self) -> str:
+        return self.values[0]
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,8 @@ class Interval(Dimension):
             raise ConfigError(f"{self.key}: an interval goes from a smaller to a larger number, got {self.low} to {self.high}")
         if self.log and self.low <= 0:
             raise ConfigError(f"{self.key}: a logarithmic interval starts above 0, got {self.low}")
+        if self.integer and not all(float(number).is_integer() for number in (self.low, self.high, self.step or 1)):
+            raise ConfigError(f"{self.key}: whole numbers go from one to another, got {self.low} to {self.high}")
         if self.log and self.step is not None:
             raise ConfigError(f"{self.key}: a logarithmic interval has no step; leave out one of both")
 
@@ -71,11 +80,17 @@ class Interval(Dimension):
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def parameter(self) -> dict[str, Any]:
-        bounds = {"min": int(self.low), "max": int(self.high)} if self.integer else {"min": self.low, "max": self.high}
         if self.step is not None and not (self.integer and self.step == 1):
-            return {"distribution": "q_uniform", **bounds, "q": self.step}
-        kind = "int_uniform" if self.integer else "uniform"
-        return {"distribution": "log_uniform_values" if self.log else kind, **bounds}
+            count = round((self.high - self.low) / self.step) + 1  # W&B's q_uniform has multiples of q, whatever min is
+            numbers = [self.low + i * self.step for i in range(count)]
+            return {"values": [int(number) for number in numbers] if self.integer else numbers}
+        if self.integer:
+            kind = {"distribution": "q_log_uniform_values", "q": 1} if self.log else {"distribution": "int_uniform"}
+            return {**kind, "min": int(self.low), "max": int(self.high)}
+        return {"distribution": "log_uniform_values" if self.log else "uniform", "min": self.low, "max": self.high}
+
+    def example(self) -> float:
+        return int(self.low) if self.integer else self.low
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, BaseDistribution]:

@@ -19,10 +19,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from qat.errors import ConfigError, near
+from qat.errors import ConfigError, DivergedError, PreemptedError, QatError, near
 from qat.report.compare import compare
 from qat.sweep.objective import directions, finite, values
-from qat.sweep.outcome import Ended, Outcome, print_outcomes, sweep_exit_code, write_outcomes
+from qat.sweep.outcome import Ended, Outcome, outcome, print_outcomes, sweep_exit_code, write_outcomes
 from qat.sweep.pareto import draw
 from qat.sweep.space import Dimension, distributions
 
@@ -115,14 +115,15 @@ def search(
         raise ConfigError("nothing to search; give at least one key values, for example 'qat.lr=tag(log,interval(1e-6,1e-3))'")
     storage = options.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
     study = open_study(options, storage, ways, space, fixed)
-    waiting = [optuna.Trial(study, trial._trial_id) for trial in study.get_trials(states=(TrialState.RUNNING,))]
+    waiting = [_again(study, trial, space) for trial in study.get_trials(states=(TrialState.RUNNING,))]
     if study.trials:
         console.print(f"study {study.study_name}: goes on, {len(study.trials)} trials so far, {len(waiting)} unfinished")
     while waiting or len(study.trials) < options.n_trials:
         room = options.n_jobs if waiting else min(options.n_jobs, options.n_trials - len(study.trials))
         batch = [waiting.pop(0)] if waiting else [study.ask(distributions(space)) for _ in range(room)]
         jobs = [[*fixed, *written(trial.params), *_own_overrides(trial, options, storage, folder, fixed)] for trial in batch]
-        for trial, found in zip(batch, launch(jobs, batch[0].number, [shown(t.params) for t in batch]), strict=True):
+        outcomes = launch(jobs, batch[0].number, [shown(trial.params) for trial in batch])
+        for trial, found in zip(batch, outcomes, strict=True):
             tell(study, trial, found, options.objectives)
     every = [told(trial, folder) for trial in study.trials]
     finish(study, options, every, folder, console)
@@ -166,6 +167,14 @@ def open_study(
     return study
 
 
+def _again(study: optuna.Study, unfinished: FrozenTrial, space: Sequence[Dimension]) -> optuna.Trial:
+    """A trial that was interrupted, with its own values; those that it had no time to draw are drawn now."""
+    trial = optuna.Trial(study, unfinished._trial_id)
+    for name, distribution in distributions(space).items():
+        trial._suggest(name, distribution)
+    return trial
+
+
 def _sampler(options: SearchOptions, trials: int) -> optuna.samplers.BaseSampler:
     """Another seed for every number of trials: a search that goes on must not draw again what it has drawn."""
     return SAMPLERS[options.sampler](seed=options.seed + trials)
@@ -199,20 +208,27 @@ def tell(study: optuna.Study, trial: optuna.Trial, found: Outcome, objectives: S
     Raises:
         ConfigError: its report lacks an objective; the trial counts as failed.
     """
+    problem: QatError | None = None
+    if found.report is not None:
+        try:
+            reached = values(objectives, found.report)
+            if not finite(reached):
+                problem = DivergedError(f"{', '.join(objectives)} came out as {reached}, nothing to learn from")
+        except ConfigError as error:
+            problem = error
+    if problem is not None:
+        found = outcome(found.number, found.overrides, found.folder, problem)
     for name, value in {"ended": found.ended.value, "exit_code": found.exit_code, "message": found.message}.items():
         trial.set_user_attr(name, value)
     if found.ended is Ended.INTERRUPTED:
         return
     if found.report is None:
         study.tell(trial, state=TrialState.PRUNED if found.ended is Ended.PRUNED else TrialState.FAIL)
+        if isinstance(problem, ConfigError):
+            raise problem
         return
-    try:
-        reached = values(objectives, found.report)
-    except ConfigError:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
     failed = [gate["name"] for gate in found.report["gates"] if not gate["passed"]]
-    if not finite(reached) or any(name != "accuracy" for name in failed):  # NaN, or an INT8 model that is not what was trained
+    if any(name != "accuracy" for name in failed):  # an INT8 model that is not what was trained
         study.tell(trial, state=TrialState.FAIL)
         return
     trial.set_constraint(BUDGET, 1.0 if failed else 0.0)
@@ -235,7 +251,7 @@ def finish(study: optuna.Study, options: SearchOptions, every: Sequence[Outcome]
         compare(finished, output=folder / "comparison.html", console=Console(quiet=True))
     best = study.best_trials
     if not best:
-        console.print("[red]no trial finished[/]")
+        console.print("[red]no trial finished within the accepted drop[/]")
     for trial in best:
         reached = ", ".join(f"{name} {value:.4g}" for name, value in zip(options.objectives, trial.values, strict=True))
         params = " ".join(written(trial.params))
@@ -246,13 +262,19 @@ def finish(study: optuna.Study, options: SearchOptions, every: Sequence[Outcome]
 def _own_overrides(trial: optuna.Trial, options: SearchOptions, storage: str, folder: Path, fixed: Sequence[str]) -> list[str]:
     """What only this trial has: its folder, that it goes on where it was, and where it reports for pruning."""
     output = trial_folder(folder, trial.number)
-    own = [f"output={output}", f"resume={str(output.exists()).lower()}"]
+    own = [f"output={_quoted(output)}", f"resume={str(output.exists()).lower()}"]
     if not any(override.startswith("group=") for override in fixed):
-        own.append(f"group={options.study_name}")
+        own.append(f"group={_quoted(options.study_name)}")
     if options.pruner != "none" and len(options.objectives) == 1:
-        own += [f"trial.storage='{storage}'", f"trial.study='{options.study_name}'", f"trial.number={trial.number}"]
-        own += [f"trial.pruner={options.pruner}"]
+        own += [f"trial.storage={_quoted(storage)}", f"trial.study={_quoted(options.study_name)}"]
+        own += [f"trial.number={trial.number}", f"trial.pruner={options.pruner}"]
     return own
+
+
+def _quoted(value: object) -> str:
+    """Text as an override writes it when it may hold spaces, commas or brackets."""
+    escaped = str(value).replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -261,14 +283,16 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def told(trial: FrozenTrial, folder: Path) -> Outcome:
-    """How a trial ended, in this session or in an earlier one, as it was told."""
+    """How a trial ended, in this session or in an earlier one, as it was told; one that never was is unfinished."""
+    unfinished: dict[str, Any] = {"ended": Ended.INTERRUPTED, "exit_code": PreemptedError.exit_code, "message": "unfinished"}
+    attributes = unfinished | trial.user_attrs
     return Outcome(
         number=trial.number,
         overrides=tuple(shown(trial.params)),
         folder=trial_folder(folder, trial.number),
-        ended=Ended(trial.user_attrs["ended"]),
-        exit_code=trial.user_attrs["exit_code"],
-        message=trial.user_attrs["message"],
+        ended=Ended(attributes["ended"]),
+        exit_code=attributes["exit_code"],
+        message=attributes["message"],
     )
 
 
