@@ -217,6 +217,7 @@ class Config:
         output: the run folder; for `qat-export` the artifact folder.
         artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.
+        baseline: folder of another run whose FP32 weights are taken instead of training them.
         launch: in how many processes to train.
         trial: set in a search.
         progress: show progress bars.
@@ -244,6 +245,7 @@ class Config:
     artifact: str | None = None
     checkpoint: str | None = None
     resume: bool = False
+    baseline: str | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
     progress: bool = True

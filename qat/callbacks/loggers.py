@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from qat.errors import ConfigError, near
+from qat.errors import ConfigError, QatError, near
 
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 
@@ -49,6 +50,19 @@ def enter(loggers: Iterable[Logger], stage: str) -> None:
     for logger in loggers:
         if hasattr(logger, "stage"):
             logger.stage = stage
+
+
+@contextmanager
+def closed_on_error(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close the loggers of a run that an error ends; one that stays open would take the metrics of a sweep's next run."""
+    try:
+        yield
+    except BaseException as error:
+        for logger in loggers:
+            logger.finalize("failed")
+            if hasattr(logger, "finish"):
+                logger.finish(exit_code=error.exit_code if isinstance(error, QatError) else 1)
+        raise
 
 
 def finish(loggers: Iterable[Logger], report: Mapping[str, Any], summary: Mapping[str, float]) -> None:

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import wandb
 from pytorch_lightning.loggers import Logger
 
+from qat.callbacks.wandb_file import make_portable_
+
 _log = logging.getLogger(__name__)
 
 #: Where the id of a run stands in its folder, so that a resumed training continues it.
@@ -97,12 +99,22 @@ class WandbRun(Logger):
         with self._sending() as run:
             self._log_artifact(run, report)
 
-    def finish(self) -> None:
-        """Close the run; one that stays open would take the metrics of the next run of a sweep."""
-        if self._run is not None:
-            with self._sending() as run:
-                run.finish()
-            self._run = None
+    def finish(self, *, exit_code: int = 0) -> None:
+        """Close the run, also one that has failed: left open it would take the metrics of a sweep's next run.
+
+        Args:
+            exit_code: W&B shows a run with another one than 0 as failed.
+        """
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            run.finish(exit_code=exit_code)
+            if self.offline and not self.failed:
+                make_portable_(self.folder)
+                _log.info("W&B run is offline; to upload it: cd %s && wandb sync wandb/offline-run-*", self.folder)
+        except Exception as error:  # as in _sending
+            self._leave_aside(error)
 
     def _log_artifact(self, run: Any, report: Mapping[str, Any]) -> None:
         folder = self.folder / "artifact"
@@ -129,8 +141,9 @@ class WandbRun(Logger):
             self._leave_aside(error)
 
     def _leave_aside(self, error: Exception) -> None:
+        if not self.failed:
+            _log.warning("Weights & Biases failed and is left aside: %s: %s", type(error).__name__, error)
         self.failed = True
-        _log.warning("Weights & Biases failed and is left aside: %s: %s", type(error).__name__, error)
 
     def _start(self) -> Any:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

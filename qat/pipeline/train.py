@@ -21,7 +21,8 @@ from rich.console import Console
 from torch import nn
 
 from qat.benchmark import measure
-from qat.callbacks.loggers import enter, finish
+from qat.callbacks.checkpoint import load_weights, newest_loadable
+from qat.callbacks.loggers import closed_on_error, enter, finish
 from qat.callbacks.metrics_log import JsonLinesLogger, append
 from qat.callbacks.preemption import ends_when_told
 from qat.callbacks.progress import StageProgress
@@ -57,43 +58,52 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
     output = Path(config.output)
     with ends_when_told(output), run_folder(output, resume=config.resume) as folder, _train_log(folder / "train.log"):
         run = open_run(config, folder, console or Console(), overrides or [])
-        network = run.model.module
-        preflight(run, network)
-        if leads():
-            _write_inputs(config, folder, overrides or [])
-        _LOG.info("%s on %s, %d training and %d test samples", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
-        train_fp32(run, network)
-        stages = {"fp32": score(run, network.eval(), "fp32")} if leads() else {}
-        prepared, prepare_s = prepare_and_calibrate(run, network)
-        if leads():
-            stages["ptq"] = score(run, lower(convert(prepared), config.engines[0]), "ptq")
-        step_times = time_steps(run, network, prepared)
-        train_qat(run, prepared)
-        if not leads():
-            return {}  # the other ranks have trained; what follows is measured and written once
-        stages["fake_quant"] = score(run, prepared.eval(), "fake_quant")
-        start = time.perf_counter()
-        program = convert(prepared)
-        convert_s = time.perf_counter() - start
-        report = assess(
-            run,
-            network,
-            prepared,
-            program,
-            stages=stages,
-            training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
-            folder=folder,
-        )
-        append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
-        content = report.to_json()
-        write_json(folder / "report.json", content)
-        write_text(folder / "report.html", render(content, sorted((folder / "plots").glob("*"))))
-        finish(run.loggers, content, report.logged())
-        print_summary(content, run.console)
-        run.console.print(f"run folder: {folder}", highlight=False)
-        if config.gate.enforce:
-            enforce(report.gates)
-        return content
+        with closed_on_error(run.loggers):
+            return run_stages(run, folder, overrides or [])
+
+
+def run_stages(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """FP32 -> PTQ -> QAT -> INT8 -> report, see `train`."""
+    config = run.config
+    network = run.model.module
+    if config.baseline is not None:
+        load_baseline(network, Path(config.baseline))
+    preflight(run, network)
+    if leads():
+        _write_inputs(config, folder, overrides)
+    _LOG.info("%s on %s, %d training and %d test samples", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
+    train_fp32(run, network)
+    stages = {"fp32": score(run, network.eval(), "fp32")} if leads() else {}
+    prepared, prepare_s = prepare_and_calibrate(run, network)
+    if leads():
+        stages["ptq"] = score(run, lower(convert(prepared), config.engines[0]), "ptq")
+    step_times = time_steps(run, network, prepared)
+    train_qat(run, prepared)
+    if not leads():
+        return {}  # the other ranks have trained; what follows is measured and written once
+    stages["fake_quant"] = score(run, prepared.eval(), "fake_quant")
+    start = time.perf_counter()
+    program = convert(prepared)
+    convert_s = time.perf_counter() - start
+    report = assess(
+        run,
+        network,
+        prepared,
+        program,
+        stages=stages,
+        training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
+        folder=folder,
+    )
+    append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
+    content = report.to_json()
+    write_json(folder / "report.json", content)
+    write_text(folder / "report.html", render(content, sorted((folder / "plots").glob("*"))))
+    finish(run.loggers, content, report.logged())
+    print_summary(content, run.console)
+    run.console.print(f"run folder: {folder}", highlight=False)
+    if config.gate.enforce:
+        enforce(report.gates)
+    return content
 
 
 def preflight(run: Run, network: nn.Module) -> None:
@@ -112,8 +122,25 @@ def preflight(run: Run, network: nn.Module) -> None:
             raise EngineError(f"engine {engine!r} cannot run this model: {refusal}")
 
 
+def load_baseline(network: nn.Module, folder: Path) -> None:
+    """Take over the FP32 weights that another run has trained.
+
+    Raises:
+        ConfigError: the folder has no FP32 checkpoint, or it is of another model.
+    """
+    path = newest_loadable(folder / "checkpoints" / "fp32")
+    if path is None:
+        raise ConfigError(f"baseline={folder}: no FP32 checkpoint there; give the folder of a run that trained FP32")
+    try:
+        network.load_state_dict(load_weights(path))
+    except RuntimeError as error:
+        raise ConfigError(f"baseline={folder} is of another model: {str(error)[:500]}") from error
+
+
 def train_fp32(run: Run, network: nn.Module) -> None:
     """Train the float baseline, or leave it as loaded."""
+    if run.config.baseline is not None:
+        return
     _fit_stage(run, network, run.config.fp32, "fp32")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qat.report.disagreements import STRIP, squares
 from qat.report.figures import latency, layers, stages
-from qat.report.table import STAGES
+from qat.report.table import DECISIONS, STAGES
 
 #: File suffix -> media type of the pictures that a page may hold.
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -31,6 +31,7 @@ def render(report: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
         "page.html.j2",
         {"stages": stages(report), "layers": layers(report), "latency": latency(report)},
         report=report,
+        decisions=DECISIONS.get(report["task"], "cases"),
         islands=islands(report["coverage"]["float_ops"]),
         pictures=[
             (path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures if path.name != STRIP

@@ -45,6 +45,7 @@ def _images(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path) 
     """What is taken for what, and the images that are taken for something else; where there are none, no picture."""
     assert isinstance(data, ImageData)
     files = _classes(data, fp32, int8, folder)
+    (folder / STRIP).unlink(missing_ok=True)  # of an earlier evaluation of a run that is resumed
     images = [data.test_images.image(i) for i in differing(fp32, int8)]
     if images:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,9 @@ from rich.table import Table
 #: Further metrics that a terminal shows: a data set of 80 classes has 82.
 MOST_METRICS = 8
 
+#: What a decision is, where it is not all that a model says about a sample.
+DECISIONS = {"detection": "confident boxes"}
+
 STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
 
 
@@ -68,7 +71,8 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"{name}: {', '.join(values)}, drop {report['drops'][name]['value']:+.2f}", highlight=False, markup=False)
     if len(others) > MOST_METRICS:
         console.print(f"{len(others) - MOST_METRICS} more metrics stand in report.json", highlight=False)
-    console.print(f"INT8 decides as FP32 does in {report['agreement']:.2%} of the cases", highlight=False)
+    cases = DECISIONS.get(report["task"], "cases")
+    console.print(f"INT8 decides as FP32 does in {report['agreement']:.2%} of the {cases}", highlight=False)
     for engine, result in report["engines"].items():
         fp32, int8 = result["fp32_latency_ms"], result["latency_ms"]
         console.print(

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from qat.callbacks.loggers import closed_on_error
+from qat.callbacks.wandb_file import records
 from qat.callbacks.wandb_run import RUN_ID, WandbRun, has_key
+from qat.errors import DivergedError
 from tests.report.reports import make_report
 
 REPORT = make_report()
@@ -43,30 +46,11 @@ def _logger(folder: Path, **options: Any) -> WandbRun:
     return WandbRun(folder, project="p", run_name="r", config={"qat": {"lr": 0.5}}, tags=["t"], group="g", **options)
 
 
-def _scan(content: bytes) -> Iterator[bytes]:
-    """The records of a W&B file: LevelDB's log format (blocks of 32 KiB; checksum, length, type) behind 7 bytes of its own."""
-    assert content[:4] == b":W&B"
-    place, parts = 7, b""
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if kind == 0:
-            return
-        parts += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield parts
-            parts = b""
-
-
 def _records(folder: Path) -> dict[str, list[Any]]:
     """Records of all offline runs in a folder by their type."""
     found = defaultdict(list)
     for path in sorted(folder.rglob("*.wandb")):
-        for data in _scan(path.read_bytes()):
+        for data in records(path.read_bytes()):
             record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
@@ -86,24 +70,28 @@ def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: P
     logger.log_metrics({"train/loss": 1.0}, step=0)
     logger.log_report(REPORT.to_json(), REPORT.logged())
     logger.finish()
-    records = _records(Path(shutil.move(folder, tmp_path / "elsewhere")))
-    (run,) = records["run"]
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    found = _records(moved)
+    (run,) = found["run"]
     assert (run.project, run.display_name, run.run_group, list(run.tags)) == ("p", "r", "g", ["t"])
     assert _values(run.config.update)["qat"] == {"lr": 0.5}
-    history = [_values(entry.item) for entry in records["history"]]
+    history = [_values(entry.item) for entry in found["history"]]
     assert {"fp32/train/loss": 2.0, "fp32/step": 0}.items() <= history[0].items()
     assert {"qat/train/loss": 1.0, "qat/step": 0}.items() <= history[1].items()
     keys = [key for entry in history for key in entry]
     for name in ("stages", "layers", "plots/curve"):
         assert any(key.startswith(f"{name}/") or key == name for key in keys), name
     summary: dict[str, Any] = {}
-    for entry in records["summary"]:
+    for entry in found["summary"]:
         summary |= _values(entry.update)
     assert summary["int8/drop"] == pytest.approx(REPORT.drop.value)
     assert summary["int8/speedup"] == 4.0
-    (artifact,) = [a for a in records["artifact"] if a.type == "model"]
+    (artifact,) = [a for a in found["artifact"] if a.type == "model"]
     assert (artifact.name, set(artifact.aliases)) == ("test-int8", {"latest", "int8"}), "a gate failed: it is not the best"
     assert json.loads(artifact.metadata) == {"schema_version": 1, "labels": ["a"]}
+    paths = [moved / entry.local_path for a in found["artifact"] for entry in a.manifest.contents]
+    assert len(paths) == 3, "two tables and the manifest"
+    assert all(path.is_file() and path.is_relative_to(moved) for path in paths), "they travelled along"
 
 
 def test_resumed_training_continues_the_same_run(tmp_path: Path) -> None:
@@ -174,9 +162,9 @@ def test_server_that_is_not_reached_leaves_an_offline_run(
         "Weights & Biases is not reached, the run is written offline"
     ]
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    records = _records(offline)
-    assert {run.run_id for run in records["run"]} == {(tmp_path / RUN_ID).read_text()}
-    assert records["artifact"]
+    found = _records(offline)
+    assert {run.run_id for run in found["run"]} == {(tmp_path / RUN_ID).read_text()}
+    assert found["artifact"]
 
 
 def test_run_of_a_sweep_takes_the_id_that_the_agent_has_chosen(tmp_path: Path) -> None:
@@ -185,6 +173,15 @@ def test_run_of_a_sweep_takes_the_id_that_the_agent_has_chosen(tmp_path: Path) -
     logger.log_metrics({"train/loss": 1.0}, step=0)
     logger.finish()
     assert (tmp_path / RUN_ID).read_text() == "chosen"
+
+
+def test_run_that_an_error_ended_is_closed_as_failed(tmp_path: Path) -> None:
+    logger = _logger(tmp_path)
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    with pytest.raises(DivergedError), closed_on_error([logger]):
+        raise DivergedError("nan")
+    (end,) = _records(tmp_path)["exit"]
+    assert end.exit_code == 3
 
 
 def test_second_run_of_a_process_keeps_its_files_in_its_own_folder(tmp_path: Path) -> None:

@@ -171,3 +171,24 @@ def test_stage_without_epochs_is_skipped(tmp_path: Path) -> None:
     check_report(report)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert report["stages"]["ptq"] == report["stages"]["int8"] == report["stages"]["fake_quant"]
+
+
+def test_baseline_takes_over_the_fp32_weights_of_another_run(finished: Path, tmp_path: Path) -> None:
+    report = train(tiny_config(tmp_path / "run", baseline=str(finished), engines=["fbgemm"]), console=quiet())
+    theirs = json.loads((finished / "report.json").read_text())
+    assert report["stages"]["fp32"] == theirs["stages"]["fp32"]
+    assert not (tmp_path / "run" / "checkpoints" / "fp32").exists(), "nothing was trained again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"baseline": "nowhere"}, "baseline=nowhere: no FP32 checkpoint there"),
+        ({"model__options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 32]}}, "is of another model"),
+    ],
+    ids=str,
+)
+def test_baseline_that_does_not_fit_is_refused(changes: dict[str, Any], words: str, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(tiny_config(tmp_path / "run", **{"baseline": str(finished), **changes}), console=quiet())
+    assert list(tmp_path.iterdir()) == []
