@@ -27,6 +27,9 @@ RUN_ID = "wandb_id.txt"
 #: Seconds after which a server that does not answer counts as not reached.
 INIT_TIMEOUT = 30.0
 
+#: W&B's registry of models, which every organization has.
+REGISTRY = "wandb-registry-model"
+
 #: Stages that train; each has its own step.
 STAGES = ("fp32", "qat")
 
@@ -124,8 +127,12 @@ class WandbRun(Logger):
         artifact.add_dir(str(folder))
         best = ["best"] if all(gate["passed"] for gate in report["gates"]) else []
         logged = run.log_artifact(artifact, aliases=["latest", "int8", *best])
-        if not self.offline:
-            run.link_artifact(logged, f"wandb-registry-model/{name}")
+        if self.offline:
+            return
+        try:
+            run.link_artifact(logged, f"{REGISTRY}/{name}")
+        except Exception as error:  # not every server has a registry, and not everybody may write there
+            _log.warning("the artifact is logged but not in the registry %s: %s: %s", REGISTRY, type(error).__name__, error)
 
     @contextmanager
     def _sending(self) -> Iterator[Any]:

@@ -6,18 +6,22 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from qat.callbacks.loggers import closed_on_error
 from qat.callbacks.wandb_file import records
 from qat.callbacks.wandb_run import RUN_ID, WandbRun, has_key
 from qat.errors import DivergedError
+from tests.callbacks.wandb_server import serving
 from tests.report.reports import make_report
 
 REPORT = make_report()
@@ -29,6 +33,7 @@ def environment_without_wandb() -> Iterator[None]:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR", "WANDB_RUN_ID", "WANDB_BASE_URL"):
         os.environ.pop(name, None)
     os.environ["NETRC"] = "/nonexistent/netrc"
+    wandb.teardown()  # it remembers the environment of the first run
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -165,6 +170,52 @@ def test_server_that_is_not_reached_leaves_an_offline_run(
     found = _records(offline)
     assert {run.run_id for run in found["run"]} == {(tmp_path / RUN_ID).read_text()}
     assert found["artifact"]
+
+
+def test_offline_run_that_was_copied_elsewhere_is_uploaded_whole(tmp_path: Path) -> None:
+    """By `wandb sync`, to a server that keeps what comes; the folder where the run was made is gone."""
+    folder = _folder(tmp_path / "run")
+    logger = _logger(folder)
+    logger.log_metrics({"train/loss": 2.0}, step=0)
+    logger.log_report(REPORT.to_json(), REPORT.logged())
+    logger.finish()
+    manifest = (folder / "artifact" / "manifest.json").read_bytes()
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    wandb.teardown()  # else `wandb sync` is done by this process's service, from this working folder
+    with serving() as server:
+        command = [str(Path(sys.executable).parent / "wandb"), "sync", "--yes", *map(str, moved.glob("wandb/offline-run-*"))]
+        environment = {**os.environ, "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url}
+        done = subprocess.run(command, cwd=moved, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert server.files["art/manifest.json"] == manifest
+    assert {
+        "art/stages.table.json",
+        "art/layers.table.json",
+        "file/config.yaml",
+        "file/wandb-summary.json",
+    } <= server.files.keys()
+    assert any(name.startswith("file/media/html/plots/curve") for name in server.files)
+    assert len(server.asked_for("CommitArtifact")) == 3
+    assert server.asked_for("UpsertBucket")[0]["name"] == (moved / RUN_ID).read_text()
+
+
+def test_online_run_uploads_the_artifact_even_if_there_is_no_registry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as server:
+        os.environ.update(WANDB_API_KEY="a" * 40, WANDB_BASE_URL=server.url)
+        logger = _logger(_folder(tmp_path))
+        with caplog.at_level(logging.WARNING):
+            logger.log_metrics({"train/loss": 1.0}, step=0)
+            logger.log_report(REPORT.to_json(), REPORT.logged())
+            logger.finish()
+    assert not logger.failed
+    ours = [record.message for record in caplog.records if record.name.startswith("qat")]
+    assert len(ours) == 1
+    assert ours[0].startswith("the artifact is logged but not in the registry wandb-registry-model")
+    created = [asked["input"] for asked in server.asked_for("CreateArtifact")]
+    (model,) = [artifact for artifact in created if artifact["artifactTypeName"] == "model"]
+    assert {alias["alias"] for alias in model["aliases"]} == {"latest", "int8"}
+    assert json.loads(model["metadata"]) == {"schema_version": 1, "labels": ["a"]}
+    assert server.files["art/manifest.json"] == (tmp_path / "artifact" / "manifest.json").read_bytes()
 
 
 def test_run_of_a_sweep_takes_the_id_that_the_agent_has_chosen(tmp_path: Path) -> None:
