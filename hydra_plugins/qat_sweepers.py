@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,13 @@ class OptunaSweeper(_Sweeper):
         self.options = options
 
     def run(self, overrides: Mapping[str, Override], folder: Path) -> int:
+        from qat.errors import ConfigError
         from qat.overrides import read, split
-        from qat.sweep.study import SearchOptions, search
+
+        if find_spec("optuna") is None:
+            raise ConfigError("hydra/sweeper=optuna needs a package that is not installed: pip install 'qat[sweep]'")
+        from qat.sweep.search import search
+        from qat.sweep.study import SearchOptions
 
         params = read([f"{key}={value}" for key, value in self.params.items()], self.hydra_context.config_loader)
         fixed, space = split({**params, **overrides})

@@ -18,8 +18,8 @@ from hydra.errors import HydraException
 from qat.errors import ConfigError
 from qat.overrides import grid, read, split
 from qat.recipes import folder, recipes, register
+from qat.sweep.search import written
 from qat.sweep.space import Choice, Dimension, Interval, distributions
-from qat.sweep.study import written
 
 
 @pytest.fixture

@@ -85,6 +85,17 @@ def test_sweep_that_cannot_be_ends_with_2_and_leaves_nothing(arguments: list[str
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_optuna_a_search_says_what_to_install_and_a_grid_needs_nothing(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['optuna'] = None; "
+    train = f"{hidden} from qat.cli import train; sys.argv[0] = 'qat-train'; train()"
+    search = _command("hydra/sweeper=optuna", "hydra.sweep.dir=sweep")[1:]
+    found = _sweep([sys.executable, "-c", train, *search], tmp_path)
+    assert found.returncode == 2
+    assert "pip install 'qat[sweep]'" in found.stderr
+    grid = f"{hidden} from qat.overrides import grid, read; print(grid(read(['a=1,2'])))"
+    assert _sweep([sys.executable, "-c", grid], tmp_path).stdout == "[['a=1'], ['a=2']]\n"
+
+
 def test_sigterm_ends_the_job_at_work_and_the_others_go_on(tmp_path: Path) -> None:
     command = _command("seed=0,1", "hydra.sweep.dir=sweep", fp32__epochs=30)
     sweep = tmp_path / "sweep"

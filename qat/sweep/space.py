@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from typing import TYPE_CHECKING, Any, final
 
 from qat.errors import ConfigError
+
+if TYPE_CHECKING:  # a grid, which tries choices alone, needs no Optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Choice(Dimension):
     values: tuple[str, ...]
 
     def distribution(self) -> CategoricalDistribution:
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.values)
 
     def parameter(self) -> dict[str, Any]:
@@ -75,6 +78,8 @@ class Interval(Dimension):
             raise ConfigError(f"{self.key}: a logarithmic interval has no step; leave out one of both")
 
     def distribution(self) -> FloatDistribution | IntDistribution:
+        from optuna.distributions import FloatDistribution, IntDistribution
+
         if self.integer:
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)

@@ -14,8 +14,9 @@ import optuna
 from qat.errors import GateError
 from qat.overrides import read
 from qat.sweep.outcome import Outcome, outcome
+from qat.sweep.search import search
 from qat.sweep.space import Choice, Dimension, Interval
-from qat.sweep.study import SearchOptions, open_storage, search
+from qat.sweep.study import SearchOptions, open_storage
 from tests.report.reports import make_report
 from tests.runs import quiet
 

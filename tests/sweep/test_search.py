@@ -14,16 +14,17 @@ import pytest
 
 from qat.callbacks.pruning import Pruning
 from qat.errors import ConfigError, DivergedError, PreemptedError, PrunedError
+from qat.sweep.search import BUDGET, written
 from qat.sweep.space import Choice, Interval
-from qat.sweep.study import BUDGET, SAMPLERS, SearchOptions, open_trial, written
+from qat.sweep.study import SAMPLERS, SearchOptions, open_trial
 from tests.sweep.searches import FIXED, SPACE, TWO, Formula, Launcher, Search, accuracy, report, size
 
 
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures and pages take most of the time of a search that trains nothing."""
-    monkeypatch.setattr("qat.sweep.study.draw", lambda *_: None)
-    monkeypatch.setattr("qat.sweep.study.compare", lambda *_, **__: None)
+    monkeypatch.setattr("qat.sweep.search.draw", lambda *_: None)
+    monkeypatch.setattr("qat.sweep.search.compare", lambda *_, **__: None)
 
 
 @pytest.fixture
