@@ -91,13 +91,14 @@ class GridSweeper(_Sweeper):
         from rich.console import Console
 
         from qat.overrides import grid
-        from qat.sweep.outcome import print_outcomes, sweep_exit_code, write_outcomes
+        from qat.sweep.outcome import print_outcomes, sweep_exit_code, write_comparison, write_outcomes
 
         jobs = grid(overrides)
         swept = [i for i, override in enumerate(overrides.values()) if override.is_sweep_override()]
         outcomes = self.launch(jobs, 0, [[job[i] for i in swept] for job in jobs])
         print_outcomes(outcomes, Console(), title=f"{len(jobs)} jobs")
         write_outcomes(outcomes, folder / "jobs.csv")
+        write_comparison(outcomes, folder / "comparison.html")
         return sweep_exit_code(outcomes)
 
 

@@ -66,7 +66,7 @@ def _check_two_jobs(found: subprocess.CompletedProcess[str], folder: Path) -> No
 def test_grid_runs_all_jobs_in_folders_of_their_own_and_ends_with_the_code_of_the_bad_one(tmp_path: Path) -> None:
     found = _sweep(_command("qat.lr=1e30,1e-3", "hydra.sweep.dir=sweep", fp32__epochs=0), tmp_path)
     _check_two_jobs(found, tmp_path / "sweep")
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "1", "jobs.csv", "multirun.yaml"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "1", "jobs.csv", "comparison.html", "multirun.yaml"}
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 

@@ -19,11 +19,19 @@ from qat.report.table import summary_table
 REPORT = "report.json"
 
 
-def compare(runs: Sequence[Path], *, output: Path, readme: Path | None = None, console: Console | None = None) -> Path:
+def compare(
+    runs: Sequence[Path],
+    *,
+    output: Path,
+    names: Sequence[str] | None = None,
+    readme: Path | None = None,
+    console: Console | None = None,
+) -> Path:
     """Compare finished runs.
 
     Args:
         runs: run folders, or report.json files.
+        names: what to call them; None takes their recipes, with their folders where a recipe has several runs.
         output: the page that is written.
         readme: a file with the two markers of `qat.report.readme`, whose table is renewed.
 
@@ -35,7 +43,8 @@ def compare(runs: Sequence[Path], *, output: Path, readme: Path | None = None, c
         raise ConfigError("name at least one run folder: qat-report RUN [RUN ...]")
     if readme is not None:
         write_text(readme, rewritten(readme.read_text(), reports))
-    write_text(output, page("compare.html.j2", {"drops": drops(reports)}, reports=reports))
+    named = list(zip(names or names_of(runs, reports), reports, strict=True))
+    write_text(output, page("compare.html.j2", {"drops": drops(named)}, runs=named))
     (console or Console()).print(summary_table(reports))
     return output
 
@@ -52,15 +61,22 @@ def read(run: Path) -> dict[str, Any]:
     return report
 
 
-def drops(reports: Sequence[Mapping[str, Any]]) -> Figure:
+def names_of(runs: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The recipe of every run, with its folder (or file) where that does not tell it from the others."""
+    recipes = [str(report["recipe"]) for report in reports]
+    folders = [run.resolve().parent.name if run.name == REPORT else run.resolve().name for run in runs]
+    return [f"{name}, {folders[i]}" if recipes.count(name) > 1 else name for i, name in enumerate(recipes)]
+
+
+def drops(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     """What every run lost, with its 95 % interval; right of the line is worse than FP32."""
-    figure = Figure(figsize=(8, 0.45 * len(reports) + 1.1), layout="constrained")
+    figure = Figure(figsize=(8, 0.45 * len(runs) + 1.1), layout="constrained")
     axes = figure.subplots()
-    for place, report in enumerate(reports):
+    for place, (_, report) in enumerate(runs):
         value, (low, high) = report["drop"]["value"], report["drop"]["ci95"]
         axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color="#0b6e99", capsize=4)
     axes.axvline(0.0, color="#868e96", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(reports)), [report["recipe"] for report in reports])
+    axes.set_yticks(range(len(runs)), [name for name, _ in runs])
     axes.invert_yaxis()
     axes.set(xlabel="drop from FP32 in points of each run's metric")
     axes.grid(axis="x", alpha=0.3)

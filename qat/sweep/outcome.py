@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qat.errors import GateError, PreemptedError, PrunedError, QatError
-from qat.report.compare import REPORT, read
+from qat.report.compare import REPORT, compare, read
 from qat.report.report import write_text
 
 
@@ -108,6 +108,14 @@ def print_outcomes(outcomes: Sequence[Outcome], console: Console, *, title: str)
     for found in outcomes:
         if found.exit_code:
             console.print(f"[red]job {found.number}[/] {escape(found.message)}", highlight=False, soft_wrap=True)
+
+
+def write_comparison(outcomes: Sequence[Outcome], path: Path) -> None:
+    """The page that compares the jobs that have a report; none when there is no such job."""
+    finished = [found for found in outcomes if found.report is not None]
+    if finished:
+        names = [f"{found.number}: {' '.join(found.overrides)}" for found in finished]
+        compare([found.folder for found in finished], names=names, output=path, console=Console(quiet=True))
 
 
 def write_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:

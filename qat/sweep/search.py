@@ -15,9 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from qat.errors import ConfigError, DivergedError, PreemptedError, QatError
-from qat.report.compare import compare
 from qat.sweep.objective import directions, finite, values
-from qat.sweep.outcome import Ended, Outcome, outcome, print_outcomes, sweep_exit_code, write_outcomes
+from qat.sweep.outcome import Ended, Outcome, outcome, print_outcomes, sweep_exit_code, write_comparison, write_outcomes
 from qat.sweep.pareto import draw
 from qat.sweep.space import Dimension, distributions
 from qat.sweep.study import SearchOptions, again, open_study
@@ -119,9 +118,7 @@ def finish(study: optuna.Study, options: SearchOptions, every: Sequence[Outcome]
     print_outcomes(every, console, title=f"study {study.study_name}: {len(every)} trials")
     write_outcomes(every, folder / "trials.csv")
     draw(study, options.objectives, folder / "trials.svg")
-    finished = [found.folder for found in every if found.report is not None]
-    if finished:
-        compare(finished, output=folder / "comparison.html", console=Console(quiet=True))
+    write_comparison(every, folder / "comparison.html")
     best = study.best_trials
     if not best:
         console.print("[red]no trial finished within the accepted drop[/]")

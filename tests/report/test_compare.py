@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qat import cli
 from qat.errors import ConfigError
-from qat.report.compare import compare, drops, read
+from qat.report.compare import compare, drops, names_of, read
 from qat.report.readme import BEGIN, END, rewritten, table
 from tests.report.reports import make_report
 from tests.runs import call
@@ -36,8 +36,15 @@ def test_comparison_has_every_run_and_engine(tmp_path: Path) -> None:
     assert "small" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / "a"), _run(tmp_path / "b"), _run(tmp_path / "c", recipe="other") / "report.json"]
+    assert names_of(runs, [read(run) for run in runs]) == ["test, a", "test, b", "other"]
+    page = compare(runs, output=tmp_path / "page.html", names=["<one>", "two", "three"], console=Console(file=StringIO()))
+    assert "<b>&lt;one&gt;</b>" in page.read_text()
+
+
 def test_plot_of_drops_has_a_point_and_an_interval_per_run() -> None:
-    (axes,) = drops([REPORT, {**REPORT, "recipe": "other"}]).axes
+    (axes,) = drops([("test", REPORT), ("other", REPORT)]).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["test", "other"]
     (segment,) = axes.collections[0].get_segments()  # type: ignore[attr-defined]
     assert tuple(segment[:, 0]) == pytest.approx(tuple(REPORT["drop"]["ci95"]))

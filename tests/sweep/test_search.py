@@ -24,7 +24,7 @@ from tests.sweep.searches import FIXED, SPACE, TWO, Formula, Launcher, Search, a
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures and pages take most of the time of a search that trains nothing."""
     monkeypatch.setattr("qat.sweep.search.draw", lambda *_: None)
-    monkeypatch.setattr("qat.sweep.search.compare", lambda *_, **__: None)
+    monkeypatch.setattr("qat.sweep.search.write_comparison", lambda *_, **__: None)
 
 
 @pytest.fixture
