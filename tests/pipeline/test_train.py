@@ -152,7 +152,7 @@ def test_what_cannot_work_is_refused_before_training_and_leaves_no_folder(
     def trained(*_: Any, **__: Any) -> None:
         pytest.fail("training began")
 
-    monkeypatch.setattr("qat.pipeline.train.fit", trained)
+    monkeypatch.setattr("qat.pipeline.stages.fit", trained)
     with pytest.raises(kind) as caught:
         train(tiny_config(tmp_path / "run", **changes), console=quiet())
     assert caught.value.exit_code == 2
