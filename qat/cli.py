@@ -141,8 +141,10 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
 def _typed(config: DictConfig) -> Config:
     """The composed configuration as the plain dataclass that the flow takes."""
     own = HydraConfig.get()
-    if own.mode is RunMode.MULTIRUN and not any(override.lstrip("+").startswith("output=") for override in own.overrides.task):
-        config.output = own.runtime.output_dir
+    if own.mode is RunMode.MULTIRUN:  # jobs of one sweep lie in its folder, and W&B shows them together
+        if not any(override.lstrip("+").startswith("output=") for override in own.overrides.task):
+            config.output = own.runtime.output_dir
+        config.group = config.group or Path(own.sweep.dir).name
     OmegaConf.resolve(config)
     typed = OmegaConf.to_object(config)
     if not isinstance(typed, Config):

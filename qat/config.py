@@ -213,7 +213,7 @@ class Config:
         engines: on which the INT8 model is evaluated and timed; the first counts as `int8`.
         accelerator, precision: for training, as Lightning names them.
         logger: `none`, `csv`, `tensorboard` or `wandb`.
-        project, group, tags: of the W&B run.
+        project, group, tags: of the W&B run; in a sweep the group is the name of its folder.
         output: the run folder; for `qat-export` the artifact folder.
         artifact, checkpoint: what `qat-evaluate`, `qat-inspect`, `qat-benchmark` and `qat-export` look at.
         resume: continue the interrupted run in `output`.

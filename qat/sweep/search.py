@@ -65,7 +65,7 @@ def search(
     while waiting or len(study.trials) < options.n_trials:
         room = options.n_jobs if waiting else min(options.n_jobs, options.n_trials - len(study.trials))
         batch = [waiting.pop(0)] if waiting else [study.ask(distributions(space)) for _ in range(room)]
-        jobs = [[*fixed, *written(trial.params), *_own_overrides(trial, options, storage, folder, fixed)] for trial in batch]
+        jobs = [[*fixed, *written(trial.params), *_own_overrides(trial, options, storage, folder)] for trial in batch]
         outcomes = launch(jobs, batch[0].number, [shown(trial.params) for trial in batch])
         for trial, found in zip(batch, outcomes, strict=True):
             tell(study, trial, found, options.objectives)
@@ -129,12 +129,10 @@ def finish(study: optuna.Study, options: SearchOptions, every: Sequence[Outcome]
     console.print(f"sweep folder: {folder}", highlight=False)
 
 
-def _own_overrides(trial: optuna.Trial, options: SearchOptions, storage: str, folder: Path, fixed: Sequence[str]) -> list[str]:
+def _own_overrides(trial: optuna.Trial, options: SearchOptions, storage: str, folder: Path) -> list[str]:
     """What only this trial has: its folder, that it goes on where it was, and where it reports for pruning."""
     output = trial_folder(folder, trial.number)
     own = [f"output={_quoted(output)}", f"resume={str(output.exists()).lower()}"]
-    if not any(override.startswith("group=") for override in fixed):
-        own.append(f"group={_quoted(options.study_name)}")
     if options.pruner != "none" and len(options.objectives) == 1:
         own += [f"trial.storage={_quoted(storage)}", f"trial.study={_quoted(options.study_name)}"]
         own += [f"trial.number={trial.number}", f"trial.pruner={options.pruner}"]

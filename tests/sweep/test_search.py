@@ -350,7 +350,6 @@ def test_folder_and_study_may_have_any_name(tmp_path: Path) -> None:
     launch = Launcher(formula)
     assert run(launch) == 0
     assert [seen["output"] for seen in launch.seen] == [str(folder / f"{number:03d}") for number in range(4)]
-    assert {seen["group"] for seen in launch.seen} == {name}
 
 
 @pytest.mark.parametrize(
