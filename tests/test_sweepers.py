@@ -98,7 +98,7 @@ def test_without_optuna_a_search_says_what_to_install_and_a_grid_needs_nothing(t
     assert _sweep([sys.executable, "-c", grid], tmp_path).stdout == "[['a=1'], ['a=2']]\n"
 
 
-def test_sigterm_ends_the_job_at_work_and_the_others_go_on(tmp_path: Path) -> None:
+def test_sigterm_ends_the_job_at_work_the_others_go_on_and_so_does_the_sweep_with_resume(tmp_path: Path) -> None:
     command = _command("seed=0,1", "hydra.sweep.dir=sweep", fp32__epochs=30)
     sweep = tmp_path / "sweep"
     with subprocess.Popen(
@@ -116,6 +116,9 @@ def test_sigterm_ends_the_job_at_work_and_the_others_go_on(tmp_path: Path) -> No
     assert not (sweep / "0" / "report.json").exists()
     check_report(json.loads((sweep / "1" / "report.json").read_text()))
     assert "resume=true" in text
+    found = _sweep([*command, "resume=true"], tmp_path)
+    assert found.returncode == 0, found.stdout
+    assert [row["ended"] for row in _rows(sweep / "jobs.csv")] == ["done", "done"]
 
 
 def test_search_that_was_killed_goes_on_by_the_same_command(tmp_path: Path) -> None:

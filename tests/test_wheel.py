@@ -46,3 +46,16 @@ def test_recipes_are_found_in_an_unpacked_wheel(unpacked: Path, tmp_path: Path) 
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == [str(unpacked / "qat" / "recipes"), "True"]
+
+
+@pytest.mark.slow
+def test_sweepers_and_templates_are_in_the_wheel(unpacked: Path, tmp_path: Path) -> None:
+    """Hydra finds the sweeper there: an objective that cannot be is refused by it."""
+    assert list((unpacked / "qat" / "report").glob("*.j2"))
+    code = "import sys; sys.argv[0] = 'qat-train'; from qat.cli import train; train()"
+    arguments = ["-m", "hydra/sweeper=optuna", "recipe=digits_resnet", "hydra.sweeper.objectives=[stages.fp32]"]
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-c", code, *arguments]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert found.returncode == 2, found.stderr
+    assert "objective 'stages.fp32' is nothing that a report measures on the INT8 model" in found.stderr
