@@ -88,9 +88,9 @@ class PreemptedError(QatError):
 
 
 class PrunedError(QatError):
-    """A trial of a search that was ended early because others do better."""
+    """A trial of a search that was ended early because others do better; the search itself goes on and ends well."""
 
-    exit_code = 0
+    exit_code = 5
 
 
 class GateError(QatError):

@@ -28,7 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig as Torchrun
 from torch.distributed.launcher.api import elastic_launch
 
 from qat.config import Config
-from qat.errors import ConfigError, LaunchError, PreemptedError, near
+from qat.errors import ConfigError, LaunchError, PreemptedError, PrunedError, QatError, near
 from qat.report.compare import read
 
 KINDS = ("none", "torchrun")
@@ -43,6 +43,7 @@ def launch(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: settings that cannot be.
         PreemptedError: told to end by SIGTERM; the ranks have saved a checkpoint.
+        PrunedError: as the trial of a search.
         LaunchError: a rank died or failed; `exit_code` is its own where that has a meaning, else 1.
     """
     options = config.launch
@@ -102,10 +103,12 @@ def check_kind(kind: str) -> None:
         raise ConfigError(f"unknown launch.kind {kind!r}.{near(kind, KINDS)}")
 
 
-def _failure(error: ChildFailedError, config: Config) -> LaunchError | PreemptedError:
+def _failure(error: ChildFailedError, config: Config) -> QatError:
     rank, first = error.get_first_failure()
     if first.exitcode == PreemptedError.exit_code:
         return PreemptedError(f"the ranks were told to end. Continue with resume=true output={config.output}")
+    if first.exitcode == PrunedError.exit_code:
+        return PrunedError("the ranks were told that other trials do better")
     who = f"rank {rank} (process {first.pid})"
     if first.exitcode in MEANINGFUL:
         found = LaunchError(f"{who} ended with exit code {first.exitcode}; why, it has said above")

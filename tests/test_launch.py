@@ -15,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 import yaml
 
-from qat.errors import ConfigError
+from qat.errors import ConfigError, PrunedError
 from qat.launch import check_kind, launch, read_config
 from tests.contract import check_report
 from tests.runs import tiny_config, tiny_overrides
@@ -143,6 +144,21 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path) -> 
     code, text = end(process)
     assert code == 0, text
     check_report(json.loads((folder / "report.json").read_text()))
+
+
+def test_ranks_of_a_trial_that_is_pruned_end_as_such(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    for _ in range(5):  # better than any network
+        trial = study.ask()
+        trial.report(101.0, step=0)
+        study.tell(trial, 101.0)
+    study.ask()
+    trial_of = (f"trial.storage='{storage}'", "trial.study=s", "trial.number=5")
+    code, text = end(start(tmp_path / "run", *trial_of, fp32__epochs=0))
+    assert code == PrunedError.exit_code, text
+    assert re.search(r"PrunedError: trial 5 is pruned after epoch 1", text)
+    assert list(study.trials[5].intermediate_values) == [0], "one rank reports"
 
 
 def test_ranks_with_different_configurations_refuse(tmp_path: Path) -> None:

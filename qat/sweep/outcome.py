@@ -65,8 +65,9 @@ def outcome(number: int, overrides: Iterable[str], folder: Path, error: Exceptio
     good = Outcome(number=number, overrides=tuple(overrides), folder=folder, ended=Ended.DONE)
     if error is None:
         return good
-    code = error.exit_code if isinstance(error, QatError) else 1
     ended = next((how for kind, how in _ENDS.items() if isinstance(error, kind)), Ended.FAILED)
+    code = error.exit_code if isinstance(error, QatError) else 1
+    code = 0 if ended is Ended.PRUNED else code
     return replace(good, ended=ended, exit_code=code, message=f"{type(error).__name__}: {error}")
 
 

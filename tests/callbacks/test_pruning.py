@@ -56,4 +56,4 @@ def test_training_ends_exactly_when_the_study_says_so(epoch: int) -> None:
     with pytest.raises(PrunedError, match=rf"trial 7 is pruned after epoch {epoch + 1}: val/top1 {epoch + 1}0\.00") as caught:
         _validate(trial, [10.0, 20.0, 30.0, 40.0])
     assert list(trial.reported) == list(range(epoch + 1))
-    assert caught.value.exit_code == 0
+    assert caught.value.exit_code == PrunedError.exit_code

@@ -33,10 +33,17 @@ def environment_without_wandb() -> Iterator[None]:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR", "WANDB_RUN_ID", "WANDB_BASE_URL"):
         os.environ.pop(name, None)
     os.environ["NETRC"] = "/nonexistent/netrc"
-    wandb.teardown()  # it remembers the environment of the first run
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def fresh_wandb() -> Iterator[None]:
+    """W&B remembers the environment of the first run of a process, its server among it."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 def _folder(root: Path) -> Path:
@@ -152,6 +159,7 @@ def test_key_is_found_where_login_leaves_it(tmp_path: Path) -> None:
     assert not has_key(), "a damaged file is no key"
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_server_that_is_not_reached_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +207,7 @@ def test_offline_run_that_was_copied_elsewhere_is_uploaded_whole(tmp_path: Path)
     assert server.asked_for("UpsertBucket")[0]["name"] == (moved / RUN_ID).read_text()
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_online_run_uploads_the_artifact_even_if_there_is_no_registry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server:
         os.environ.update(WANDB_API_KEY="a" * 40, WANDB_BASE_URL=server.url)
