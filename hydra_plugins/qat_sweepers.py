@@ -44,11 +44,11 @@ class _Sweeper(Sweeper):
         from qat.cli import say
         from qat.errors import QatError, SweepEnded
         from qat.overrides import read
-        from qat.run_folder import sweep_folder
+        from qat.run_folder import held
 
         try:
             overrides = read(arguments, self.hydra_context.config_loader)
-            with sweep_folder(Path(self.config.hydra.sweep.dir)) as folder:
+            with held(Path(self.config.hydra.sweep.dir)) as folder:
                 code = self.run(overrides, folder)
         except QatError as error:
             say(error)

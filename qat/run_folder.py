@@ -1,4 +1,4 @@
-"""The run folder: one run, one folder, one writer."""
+"""Folders of runs and of sweeps: one folder, one writer."""
 
 from __future__ import annotations
 
@@ -23,39 +23,30 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
     if not leads():
         yield path
         return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        others = [entry.name for entry in path.iterdir() if entry.name != LOCK]
-        if others and not resume:
+    with held(path):
+        if not resume and any(entry.name != LOCK for entry in path.iterdir()):
             raise ConfigError(f"{path} already holds a run; give another output, or continue it with resume=true")
-        _claim(path / LOCK)
-    except OSError as error:
-        raise ConfigError(f"cannot write the run folder {path}: {error.strerror}") from error
-    try:
         yield path
-    finally:
-        _release(path)
 
 
 @contextmanager
-def sweep_folder(path: Path) -> Iterator[Path]:
-    """Create and hold the folder of a sweep, new or to be continued; `ConfigError` as for a run folder."""
+def held(path: Path) -> Iterator[Path]:
+    """Create a folder and be the only process that writes there; one that is still empty at the end goes.
+
+    Raises:
+        ConfigError: another process writes there, or it cannot be written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         _claim(path / LOCK)
     except OSError as error:
-        raise ConfigError(f"cannot write the sweep folder {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot write the folder {path}: {error.strerror}") from error
     try:
         yield path
     finally:
-        _release(path)
-
-
-def _release(path: Path) -> None:
-    """Give the folder back; one that was refused before anything was written goes."""
-    (path / LOCK).unlink(missing_ok=True)
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
+        (path / LOCK).unlink(missing_ok=True)
+        if path.is_dir() and not any(path.iterdir()):  # refused before anything was written
+            path.rmdir()
 
 
 def _claim(lock: Path) -> None:

@@ -52,7 +52,7 @@ def test_train_ends_with_0_and_writes_into_its_run_folder_alone(finished: Path) 
         (["data.source=digit"], "unknown data source 'digit'. Did you mean 'digits'"),
         (["qat.optimizer=adamv"], "unknown optimizer 'adamv'"),
         (["quantization.keep_float=[head*]"], r"keep_float pattern 'head\*'"),
-        (["output=file/run"], "cannot write the run folder file/run"),
+        (["output=file/run"], "cannot write the folder file/run"),
         (["resume=maybe"], "maybe"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qat.errors import ConfigError
-from qat.run_folder import LOCK, run_folder, sweep_folder
+from qat.run_folder import LOCK, held, run_folder
 
 
 def _dead_process() -> int:
@@ -72,14 +72,14 @@ def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path, content: str) -> Non
 def test_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match=r"cannot write the run folder .*file/run"),
+        pytest.raises(ConfigError, match=r"cannot write the folder .*file/run"),
         run_folder(tmp_path / "file" / "run", resume=False),
     ):
         pass
 
 
-def test_sweep_folder_is_made_held_and_given_back(tmp_path: Path) -> None:
-    with sweep_folder(tmp_path / "a" / "b") as folder:
+def test_held_folder_is_made_held_and_given_back(tmp_path: Path) -> None:
+    with held(tmp_path / "a" / "b") as folder:
         assert (folder / LOCK).read_text() == str(os.getpid())
         (folder / "jobs.csv").write_text("")
     assert [path.name for path in folder.iterdir()] == ["jobs.csv"]
@@ -88,34 +88,34 @@ def test_sweep_folder_is_made_held_and_given_back(tmp_path: Path) -> None:
 def test_sweep_goes_on_in_a_folder_that_holds_one(tmp_path: Path) -> None:
     """Unlike a run it needs no `resume=true`: what it holds says itself what is missing."""
     (tmp_path / "study.db").write_text("first")
-    with sweep_folder(tmp_path) as folder:
+    with held(tmp_path) as folder:
         assert (folder / "study.db").read_text() == "first"
 
 
 def test_runs_of_a_sweep_have_locks_of_their_own(tmp_path: Path) -> None:
-    with sweep_folder(tmp_path / "sweep") as sweep, run_folder(sweep / "000", resume=False) as run:
+    with held(tmp_path / "sweep") as sweep, run_folder(sweep / "000", resume=False) as run:
         assert (sweep / LOCK).exists()
         assert (run / LOCK).exists()
 
 
 def test_second_sweeper_is_refused_and_takes_nothing(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(str(os.getppid()))
-    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"), sweep_folder(tmp_path):
+    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"), held(tmp_path):
         pass
     assert (tmp_path / LOCK).read_text() == str(os.getppid())
 
 
 def test_lock_of_a_killed_sweeper_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(str(_dead_process()))
-    with sweep_folder(tmp_path) as folder:
+    with held(tmp_path) as folder:
         assert (folder / LOCK).read_text() == str(os.getpid())
 
 
-def test_sweep_folder_is_given_back_after_an_error_and_stays_only_if_it_holds_something(tmp_path: Path) -> None:
+def test_held_folder_is_given_back_after_an_error_and_stays_only_if_it_holds_something(tmp_path: Path) -> None:
     for name, content in (("empty", False), ("full", True)):
 
         def sweep(name: str = name, content: bool = content) -> None:
-            with sweep_folder(tmp_path / name) as folder:
+            with held(tmp_path / name) as folder:
                 if content:
                     (folder / "study.db").write_text("")
                 raise KeyboardInterrupt
@@ -125,10 +125,10 @@ def test_sweep_folder_is_given_back_after_an_error_and_stays_only_if_it_holds_so
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["full", "full/study.db"]
 
 
-def test_sweep_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_held_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match=r"cannot write the sweep folder .*file/sweep"),
-        sweep_folder(tmp_path / "file" / "sweep"),
+        pytest.raises(ConfigError, match=r"cannot write the folder .*file/sweep"),
+        held(tmp_path / "file" / "sweep"),
     ):
         pass

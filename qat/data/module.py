@@ -70,12 +70,10 @@ class DataModule(LightningDataModule, ABC):
         self._train, self._val, self._test = train, val, test
         self.n_train, self.n_val, self.n_test = (len(d) for d in (train, val, test))  # type: ignore[arg-type]
         if self.n_train < self.batch_size * world_size():
-            each = (
-                f"data.batch_size={self.batch_size} on {world_size()} ranks"
-                if world_size() > 1
-                else f"data.batch_size={self.batch_size}"
+            ranks = f" on {world_size()} ranks" if world_size() > 1 else ""
+            raise ConfigError(
+                f"data.batch_size={self.batch_size}{ranks}, but {self.name} has {self.n_train} training samples to use"
             )
-            raise ConfigError(f"{each}, but {self.name} has {self.n_train} training samples to use")
 
     @abstractmethod
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:

@@ -167,6 +167,7 @@ def benchmark_inputs(run: Run) -> tuple[Tensor, ...]:
 @contextmanager
 def progress(run: Run, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields the function that advances it."""
-    with Progress(console=run.console, transient=True, disable=not run.config.progress) as bar:
+    shown = run.config.progress and run.console.is_terminal  # elsewhere a bar that vanishes leaves an empty line
+    with Progress(console=run.console, transient=True, disable=not shown) as bar:
         task = bar.add_task(title, total=total)
         yield lambda n: bar.advance(task, n)

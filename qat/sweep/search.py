@@ -63,8 +63,9 @@ def search(
     if study.trials:
         console.print(f"study {study.study_name}: goes on, {len(study.trials)} trials so far, {len(waiting)} unfinished")
     while waiting or len(study.trials) < options.n_trials:
-        room = options.n_jobs if waiting else min(options.n_jobs, options.n_trials - len(study.trials))
-        batch = [waiting.pop(0)] if waiting else [study.ask(distributions(space)) for _ in range(room)]
+        missing = options.n_trials - len(study.trials)
+        fresh = 0 if waiting else min(options.n_jobs, missing)  # a launcher numbers its jobs one after the other
+        batch = [study.ask(distributions(space)) for _ in range(fresh)] or [waiting.pop(0)]
         jobs = [[*fixed, *written(trial.params), *_own_overrides(trial, options, storage, folder)] for trial in batch]
         outcomes = launch(jobs, batch[0].number, [shown(trial.params) for trial in batch])
         for trial, found in zip(batch, outcomes, strict=True):

@@ -28,25 +28,26 @@ def check_data(task: str, kind: str) -> None:
     Raises:
         ConfigError: unknown task, or data that is not for it.
     """
-    if task not in TASKS:
-        raise ConfigError(f"unknown task {task!r}.{near(task, TASKS)}")
-    if TASKS[task].reads != kind:
+    reads = _known(task).reads
+    if reads != kind:
         fitting = [name for name, other in TASKS.items() if other.reads == kind]
-        raise ConfigError(f"task={task} reads {TASKS[task].reads}, the data has {kind}; set task={fitting[0]} or other data")
+        raise ConfigError(f"task={task} reads {reads}, the data has {kind}; set task={fitting[0]} or other data")
 
 
 def default_metric(task: str) -> str:
     """The metric that counts when none is chosen; `ConfigError` for an unknown task."""
-    if task not in TASKS:
-        raise ConfigError(f"unknown task {task!r}.{near(task, TASKS)}")
-    return next(iter(TASKS[task].metrics_for([])))
+    return next(iter(_known(task).metrics_for([])))
 
 
 def build_task(name: str, **options: Any) -> Task:
     """A task by name; `ConfigError` when there is none."""
+    return _known(name)(**options)
+
+
+def _known(name: str) -> type[Task]:
     if name not in TASKS:
         raise ConfigError(f"unknown task {name!r}.{near(name, TASKS)}")
-    return TASKS[name](**options)
+    return TASKS[name]
 
 
 __all__ = [
