@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+Item = TypeVar("Item")
 
 #: Rank 0 evaluates alone while the others wait; one that dies is noticed by its closed connection, not by this.
 PATIENCE = timedelta(days=7)
@@ -60,6 +62,12 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         x = x.clone()
         distributed.all_reduce(x)
     return x
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """What this rank takes of items that all ranks have: as many on every rank; all of them where there are too few."""
+    each = len(items) // world_size()
+    return items[rank() : each * world_size() : world_size()] if each else items
 
 
 def any_rank(said: bool) -> bool:

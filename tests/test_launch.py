@@ -22,8 +22,9 @@ import yaml
 
 from qat.errors import ConfigError, PrunedError
 from qat.launch import check_kind, launch, read_config
+from qat.pipeline.train import train
 from tests.contract import check_report
-from tests.runs import tiny_config, tiny_overrides
+from tests.runs import quiet, tiny_config, tiny_overrides
 
 BIN = Path(sys.executable).parent
 TRAINING = {"fp32__epochs": 6, "qat__epochs": 2, "engines": ["fbgemm"], "data__limit_train": 128, "data__batch_size": 8}
@@ -102,6 +103,29 @@ def test_two_ranks_train_one_run(whole: Path) -> None:
     assert len(logged) == len(set(logged)) == 8, "one rank alone writes"
     steps = {stage: max(step for s, step in logged if s == stage) + 1 for stage in ("fp32", "qat")}
     assert steps == {"fp32": 6 * 128 // 16, "qat": 2 * 128 // 16}, "a global batch is that of both ranks"
+
+
+def test_step_of_two_ranks_is_that_of_one_process_with_the_batches_of_both(tmp_path: Path) -> None:
+    """One step of SGD in QAT: the gradient of a global batch is the mean over its halves, and the ranges are equal."""
+    step: dict[str, Any] = {
+        **TRAINING,
+        "fp32__epochs": 0,
+        "qat__max_steps": 1,
+        "qat__optimizer": "sgd",
+        "qat__lr": 0.05,
+        "qat__warmup": 0.0,
+    }
+    code, text = end(start(tmp_path / "two", **step))
+    assert code == 0, text
+    for name, batch_size in (("one", 16), ("half", 8)):  # the half is what rank 0 sees
+        train(tiny_config(tmp_path / name, **{**step, "data__batch_size": batch_size}), console=quiet())
+    two, one, half = (last_checkpoint(tmp_path / name, "qat") for name in ("two", "one", "half"))
+    floats = [name for name, value in one.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    assert any(name.endswith(".scale") for name in floats)
+    assert any(name.endswith(".weight") for name in floats)
+    for name in floats:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6)
+    assert max(float((half[name] - one[name]).abs().max()) for name in floats if "weight" in name) > 1e-4
 
 
 def test_ranks_that_are_told_to_end_continue_bit_for_bit(whole: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qat.quantization.calibrate import calibrate
 from qat.quantization.observer import OBSERVERS, Observer, make_observer
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.ranks import any_rank, differences, leads, range_over_ranks, rank, sum_over_ranks, together, world_size
+from qat.ranks import any_rank, differences, leads, own_share, range_over_ranks, rank, sum_over_ranks, together, world_size
 from tests.ranks import in_ranks
 
 
@@ -37,11 +37,12 @@ def network() -> PreparedModel:
     return prepare(model, (batches()[0],), observer="histogram")
 
 
-def calibrated() -> dict[str, tuple[float, int]]:
-    """The grids of a network whose ranks have each calibrated on all batches."""
+def calibrated() -> tuple[dict[str, tuple[float, int]], list[Tensor]]:
+    """Grids and biases of a network that was calibrated, each rank on its part of every batch."""
     prepared = network()
-    calibrate(prepared, batches())
-    return {name: (float(module.scale), int(module.zero_point)) for name, module in prepared.fake_quantizes()}
+    calibrate(prepared, [part(batch) for batch in batches()])
+    grids = {name: (float(module.scale), int(module.zero_point)) for name, module in prepared.fake_quantizes()}
+    return grids, [value.detach() for name, value in prepared.named_parameters() if name.endswith("bias")]
 
 
 def everything() -> dict[str, Any]:
@@ -50,7 +51,8 @@ def everything() -> dict[str, Any]:
     return {
         "rank": (rank(), world_size(), leads(), together()),
         "observers": {name: observed(name).state_dict() for name in OBSERVERS},
-        "grids": calibrated(),
+        "calibrated": calibrated(),
+        "shares": [list(own_share(range(n))) for n in (1, 2, 5, 6)],
         "range": [float(x) for x in range_over_ranks(torch.tensor(-1.0 - rank()), torch.tensor(5.0 - rank()))],
         "sum": sum_over_ranks(torch.tensor([1.0, rank()])),
         "any": (any_rank(rank() == 1), any_rank(False)),
@@ -85,10 +87,21 @@ def test_observers_of_all_ranks_hold_what_one_process_with_all_batches_holds(nam
             assert torch.equal(found["observers"][name][key], value), key
 
 
-def test_calibration_gives_all_ranks_the_grids_of_one_process(two: list[dict[str, Any]]) -> None:
-    alone = calibrated()
-    assert len(alone) > 1
-    assert [found["grids"] for found in two] == [alone, alone]
+def test_calibration_gives_all_ranks_grids_and_biases_of_one_process_with_all_samples(two: list[dict[str, Any]]) -> None:
+    grids, biases = calibrated()
+    assert len(grids) > 1
+    before = [value for name, value in network().named_parameters() if name.endswith("bias")]
+    assert any(not torch.equal(old, new) for old, new in zip(before, biases, strict=True)), "biases were corrected"
+    for found in two:
+        assert found["calibrated"][0] == grids
+        for ours, theirs in zip(found["calibrated"][1], biases, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_shares_are_equal_and_disjoint(two: list[dict[str, Any]]) -> None:
+    assert two[0]["shares"] == [[0], [0], [0, 2], [0, 2, 4]]
+    assert two[1]["shares"] == [[0], [1], [1, 3], [1, 3, 5]]
+    assert list(own_share(range(3))) == [0, 1, 2], "alone all of them"
 
 
 def test_reductions_are_the_same_on_all_ranks(two: list[dict[str, Any]]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class StageProgress(Callback):
@@ -20,20 +21,20 @@ class StageProgress(Callback):
 
     def __init__(self, stage: str, console: Console, metric: str) -> None:
         self.stage, self.metric = stage, metric
+        whole = Column(no_wrap=True)  # what a narrow terminal cuts is the end of the line
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("[bold]{task.description}", table_column=whole),
+            BarColumn(bar_width=10, table_column=whole),
+            MofNCompleteColumn(table_column=whole),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=whole),
+            TextColumn("{task.fields[time]}", table_column=whole),
             TextColumn("{task.fields[numbers]}"),
             console=console,
         )
         self.task: TaskID | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.task = self.bar.add_task(self.stage, total=int(trainer.estimated_stepping_batches), numbers="")
+        self.task = self.bar.add_task(self.stage, total=int(trainer.estimated_stepping_batches), numbers="", time="left")
         self._show(trainer)
         self.bar.start()
 
@@ -41,25 +42,24 @@ class StageProgress(Callback):
         self._show(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "validating")
+        self._show(trainer, "valid")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer)
+        self._show(trainer, time="taken")
         self.bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.bar.stop()
 
-    def _show(self, trainer: Trainer, doing: str = "") -> None:
+    def _show(self, trainer: Trainer, doing: str = "epoch", time: str = "left") -> None:
         if self.task is None:
             return
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
-        description = f"{self.stage} epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
+        description = f"{self.stage} {doing} {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
         found = trainer.callback_metrics
         shown = {"loss": "train/loss", self.metric.rpartition("/")[2]: self.metric}
-        numbers = [f"{name} {float(found[key]):.4g}" for name, key in shown.items() if key in found]
-        text = "  ".join([*numbers, doing])
-        self.bar.update(self.task, completed=trainer.global_step, description=description, numbers=text)
+        numbers = "  ".join(f"{name} {float(found[key]):.4g}" for name, key in shown.items() if key in found)
+        self.bar.update(self.task, completed=trainer.global_step, description=description, numbers=numbers, time=time)

@@ -31,7 +31,7 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
-from qat.ranks import leads
+from qat.ranks import leads, own_share, world_size
 from qat.report.html import render
 from qat.report.report import environment, write_json, write_text
 from qat.report.table import print_summary
@@ -120,8 +120,8 @@ def prepare_and_calibrate(run: Run, network: nn.Module) -> tuple[PreparedModel, 
     prepared = prepare_model(run, network)
     seconds = time.perf_counter() - start
     config = run.config.quantization
-    batches = run.data.calibration_batches(config.calibration_batches)
-    calibrate(prepared, batches, bias_correction=config.bias_correction)
+    batches = run.data.calibration_batches(config.calibration_batches * world_size())  # as many samples as of global batches
+    calibrate(prepared, own_share(batches), bias_correction=config.bias_correction)
     return prepared, seconds
 
 

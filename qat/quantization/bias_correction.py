@@ -19,6 +19,7 @@ from qat.quantization.backend import Role, argument
 from qat.quantization.fake_quantize import WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value
 from qat.quantization.prepare import PreparedModel
+from qat.ranks import sum_over_ranks, world_size
 
 
 class BiasCorrection(fx.Interpreter):
@@ -50,10 +51,10 @@ class BiasCorrection(fx.Interpreter):
         return value
 
     def apply_(self) -> None:
-        """Add the mean shift over all batches to every bias."""
+        """Add the mean shift over the batches of all ranks to every bias."""
         with torch.no_grad():
             for name, shift in self.shifts.items():
-                self.prepared.network.get_parameter(name).add_(shift / self.batches)
+                self.prepared.network.get_parameter(name).add_(sum_over_ranks(shift) / (self.batches * world_size()))
 
 
 def _own_bias(prepared: PreparedModel, node: GraphNode) -> GraphNode | None:

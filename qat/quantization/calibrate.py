@@ -15,6 +15,8 @@ from qat.quantization.prepare import PreparedModel
 def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, ...]], *, bias_correction: bool = True) -> int:
     """Measure every activation's range on float activations, then switch rounding on and freeze the ranges.
 
+    In a distributed training all ranks calibrate, each on as many batches of its own; they end with the same ranges.
+
     Args:
         batches: inputs of the model, one tensor or a tuple of tensors per batch.
         bias_correction: let biases take back the mean shift that rounding the weights makes (see bias_correction.py).

@@ -26,7 +26,7 @@ def text(progress: StageProgress) -> str:
     file = progress.bar.console.file
     assert isinstance(file, StringIO)
     progress.bar.refresh()
-    return next(line for line in reversed(file.getvalue().replace("\r", "\n").splitlines()) if "epoch" in line)
+    return next(line for line in reversed(file.getvalue().replace("\r", "\n").splitlines()) if "QAT" in line)
 
 
 def test_line_says_stage_epoch_steps_time_left_loss_and_metric(shown: StageProgress) -> None:
@@ -36,13 +36,13 @@ def test_line_says_stage_epoch_steps_time_left_loss_and_metric(shown: StageProgr
     line = text(shown)
     for words in ("QAT epoch  3/12", "6/20", "left", "loss 0.25", "top1 97.5"):
         assert words in line, line
-    assert "validating" not in line
     shown.on_validation_start(trainer(callback_metrics=metrics), None)  # type: ignore[arg-type]
-    assert "validating" in text(shown)
+    assert "QAT valid  3/12" in text(shown)
     shown.on_validation_end(trainer(), None)  # type: ignore[arg-type]
-    assert "validating" not in text(shown)
+    assert "QAT epoch  3/12" in text(shown)
     shown.on_train_end(trainer(current_epoch=12, global_step=20), None)  # type: ignore[arg-type]
     assert "QAT epoch 12/12" in text(shown)
+    assert "taken" in text(shown)
     assert "20/20" in text(shown)
     assert shown.bar.live.is_started is False
 
@@ -58,3 +58,17 @@ def test_error_before_the_first_step_is_no_second_error(shown: StageProgress) ->
     shown.on_validation_start(trainer(), None)  # type: ignore[arg-type]
     shown.on_exception(trainer(), None, ValueError())  # type: ignore[arg-type]
     assert shown.task is None
+
+
+def test_nothing_but_the_end_of_the_line_is_cut_in_80_columns() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=80, color_system=None)
+    progress = StageProgress("FP32", console, "val/accuracy")
+    metrics = {"train/loss": torch.tensor(0.0026514), "val/accuracy": torch.tensor(94.874)}
+    long = trainer(estimated_stepping_batches=12888, global_step=11288, callback_metrics=metrics)
+    progress.on_train_start(long, None)  # type: ignore[arg-type]
+    progress.bar.refresh()
+    assert isinstance(console.file, StringIO)
+    line = console.file.getvalue().replace("\r", "\n").splitlines()[-1]
+    for words in ("FP32 epoch  3/12", "11288/12888", "left", "loss 0.002651"):
+        assert words in line, line
+    progress.on_exception(long, None, ValueError())  # type: ignore[arg-type]
