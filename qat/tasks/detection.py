@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from qat.average_precision import Truth, mean_average_precision, records
+from qat.data.detection.module import counted
 from qat.errors import ConfigError
 from qat.evaluate import Formula
 from qat.postprocess import Detections, decoder, overlaps
@@ -107,9 +108,7 @@ class DetectionTask(Task):
 
     def describe(self, decision: Any) -> str:
         """How many confident boxes of each class."""
-        labels = decision.labels[decision.scores >= CONFIDENT].tolist()
-        counted = [f"{labels.count(i)} {name}" for i, name in enumerate(self.labels) if i in labels]
-        return ", ".join(counted) or "nothing"
+        return counted(decision.labels[decision.scores >= CONFIDENT].tolist(), self.labels)
 
 
 def found_again(first: Detections, second: Detections) -> list[bool]:

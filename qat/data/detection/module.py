@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from qat.data.detection.augment import BoxAugment
 from qat.data.detection.batch import DetectionDataset
-from qat.data.detection.source import Boxes, BoxSource, BoxTable
+from qat.data.detection.source import BoxSource, BoxTable
 from qat.data.module import DataModule, check_at_least, check_fraction
 from qat.data.parts import Part, choose, drop_corrupt, fingerprint
 from qat.data.sampler import Key, consecutive
@@ -105,16 +105,16 @@ class DetectionData(DataModule):
 
     def test_truths(self) -> list[str]:
         """How many boxes of each class; a crowd is none."""
-        table = self.test_images.table
-        return [_counted(table.boxes(index), self.labels) for index in self.test_images.indices]
+        boxes = map(self.test_images.table.boxes, self.test_images.indices)
+        return [counted(each.labels[~each.crowd].tolist(), self.labels) for each in boxes]
 
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
         """In order."""
         return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
 
 
-def _counted(boxes: Boxes, names: Sequence[str]) -> str:
-    labels = boxes.labels[~boxes.crowd].tolist()
+def counted(labels: Sequence[int], names: Sequence[str]) -> str:
+    """How many boxes of each class, in words."""
     return ", ".join(f"{labels.count(i)} {name}" for i, name in enumerate(names) if i in labels) or "nothing"
 
 
