@@ -152,7 +152,7 @@ def _card(manifest: Mapping[str, Any], program: Int8Program) -> str:
     inputs = ", ".join(f"`{i['name']}` {i['dtype']} {i['shape']}" for i in manifest["inputs"])
     return f"""# {manifest.get("model", "INT8 model")}
 
-True INT8 for CPUs. Task: {manifest.get("task", "unknown")}. Backend `{program.backend}`, target `{program.target}`.
+True INT8 for CPUs. Task: {manifest.get("task", "unknown")}. Made for `{program.target}`.
 
 ```python
 import qat

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,9 @@ def say(error: QatError) -> None:
 
 def _train(config: Config, overrides: list[str]) -> Any:
     """In this process, or in several that `launch` starts."""
+    from qat.quantization.engines import check_engines
+
+    check_engines(config.engines, config.quantization.target)  # before Lightning, data and models cost seconds
     from qat.launch import check_kind, launch
     from qat.pipeline.train import train as run
 
@@ -109,8 +112,33 @@ def _train(config: Config, overrides: list[str]) -> Any:
     return launch(config, overrides) if config.launch.kind == "torchrun" else run(config, overrides=overrides)
 
 
+def refuse_earlier_names(arguments: Sequence[str]) -> None:
+    """Name what replaces a choice of an earlier qat; of an unknown one Hydra says what there is.
+
+    Raises:
+        ConfigError: an argument has the earlier name of a target.
+    """
+    from qat.quantization.targets import TARGETS, renamed
+
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key == "quantization.backend":
+            raise ConfigError(
+                f"{argument}: a target is one word now, quantization=NAME, of {', '.join(TARGETS)}.{renamed(value) or ''}"
+            )
+        if key in ("quantization", "quantization.target"):
+            for name in value.split(","):
+                if words := renamed(name.strip()):
+                    raise ConfigError(f"{argument}: unknown target {name!r}.{words}")
+
+
 def _main(verb: Callable[[Config, list[str]], Any]) -> None:
     """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
+    try:
+        refuse_earlier_names(sys.argv[1:])
+    except ConfigError as error:
+        say(error)
+        raise SystemExit(error.exit_code) from None
     register()
     code = [2]  # Hydra ends with 1 for a configuration that it cannot compose
 

@@ -119,8 +119,7 @@ class QuantizationConfig:
     """How the model becomes INT8.
 
     Args:
-        backend: kernel table, `fbgemm`, `x86` or `qnnpack`.
-        target: `vnni`, `avx2` or `arm`; null takes the backend's own.
+        target: `x86` (every x86 CPU), `x86_vnni`, `arm` or `any`; quantization=NAME sets it.
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: patterns of layers that stay float.
         calibration_batches: batches for PTQ.
@@ -128,8 +127,7 @@ class QuantizationConfig:
         quantize_from, freeze_ranges_at: see `QATSchedule`.
     """
 
-    backend: str = "fbgemm"
-    target: str | None = None
+    target: str = "x86"
     observer: str = "histogram"
     keep_float: list[str] = field(default_factory=list)
     calibration_batches: int = 8

@@ -109,9 +109,15 @@ class SweepEnded(SystemExit):
     """All jobs of a sweep have ended; carries their exit code through Hydra, which knows 0 and 1."""
 
 
+#: Names that a message lists; of more, the nearest.
+MOST_NAMES = 30
+
+
 def near(given: str, allowed: Iterable[str]) -> str:
-    """Name what is allowed, nearest to `given` first: the second half of every 'unknown ...' message."""
+    """Name what is nearest to `given` and what else is allowed: the second half of every 'unknown ...' message."""
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
-    return f"{hint} Allowed: {', '.join(names) or 'none'}."
+    shown = names if len(names) <= MOST_NAMES else sorted(difflib.get_close_matches(given, names, n=MOST_NAMES, cutoff=0.0))
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"{hint} Allowed: {', '.join(shown) or 'none'}{more}."

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from qat.errors import ConfigError
 from qat.ranks import leads
 
 LOCK = ".lock"
+
+#: How often a folder is made again that somebody else has just removed.
+TRIES = 100
 
 
 @contextmanager
@@ -33,41 +38,44 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
 def held(path: Path) -> Iterator[Path]:
     """Create a folder and be the only process that writes there; one that is still empty at the end goes.
 
+    The lock is the kernel's: it ends with the process that holds it, however that ends. What the file says is for people.
+
     Raises:
         ConfigError: another process writes there, or it cannot be written.
     """
+    lock = FileLock(path / LOCK, blocking=False)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        _claim(path / LOCK)
+        _claim(path, lock)
     except OSError as error:
         raise ConfigError(f"cannot write the folder {path}: {error.strerror}") from error
     try:
         yield path
     finally:
-        (path / LOCK).unlink(missing_ok=True)
-        if path.is_dir() and not any(path.iterdir()):  # refused before anything was written
-            path.rmdir()
+        (path / LOCK).unlink(missing_ok=True)  # while it is held; who opened it before sees that it is gone, and makes another
+        with suppress(OSError):
+            path.rmdir()  # when it is empty: refused before anything was written
+        lock.release()
 
 
-def _claim(lock: Path) -> None:
+def _claim(path: Path, lock: FileLock) -> None:
+    """Make the folder and take its lock; both may go at any moment, when whoever holds them leaves."""
+    for _ in range(TRIES):
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+            (path / LOCK).write_text(str(os.getpid()))
+            return
+        except FileNotFoundError:
+            continue
+        except Timeout:
+            raise ConfigError(f"{path} is in use by {_owner(path)}; wait for it or give another output") from None
+    raise ConfigError(f"the folder {path} vanishes as soon as it is made; give another output")
+
+
+def _owner(path: Path) -> str:
+    """Who holds a folder, in words."""
     try:
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        owner = lock.read_text().strip()
-        if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
-            raise ConfigError(f"{lock.parent} is in use by process {owner}; wait for it or give another output") from None
-        lock.unlink(missing_ok=True)  # left behind by a run that was killed
-        return _claim(lock)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(str(os.getpid()))
-    return None
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        process = (path / LOCK).read_text().strip()
+    except OSError:
+        process = ""
+    return f"process {process}" if process.isdigit() else "another process"

@@ -41,8 +41,12 @@ def test_train_ends_with_0_and_writes_into_its_run_folder_alone(finished: Path) 
     [
         (["recipe=digits_resnet18"], "digits_resnet"),
         (["qat.learning_rate=1"], "learning_rate"),
-        (["quantisation=fbgemm"], "quantisation"),
-        (["quantization=fbgem"], "fbgemm_avx2"),
+        (["quantisation=x86"], "quantisation"),
+        (["quantization=x68"], "x86_vnni"),
+        (["quantization=fbgemm"], "It is now called x86_vnni"),
+        (["quantization=x86,portable"], "It is now called any"),
+        (["quantization.backend=fbgemm"], "a target is one word now"),
+        (["engines=[qnnpack]"], "it runs arm and any, and x86 runs on fbgemm, x86"),
         (["qat.epochs=many"], "many"),
         (["model.name=resnet9999"], "unknown timm model 'resnet9999'"),
         (["engines=[fbgem]"], r"unknown engine 'fbgem'. Did you mean 'fbgemm'"),
@@ -123,7 +127,7 @@ def test_help_lists_recipes_keys_and_exit_codes(
 ) -> None:
     assert call(verb, ["--help"], monkeypatch) == 0
     text = capsys.readouterr().out
-    for name in (*recipes(), "fbgemm_avx2", "smoke", "gate:", "max_drop", "keep_float", "freeze_ranges_at", "3 diverged"):
+    for name in (*recipes(), "x86_vnni", "smoke", "gate:", "max_drop", "keep_float", "freeze_ranges_at", "3 diverged"):
         assert name in text, name
 
 

@@ -19,7 +19,7 @@ model = nn.Sequential(
 images = torch.randn(32, 3, 8, 8)
 targets = images.mean((2, 3)).argmax(1)
 
-prepared = qat.prepare(model, (images[:2],), backend="fbgemm")
+prepared = qat.prepare(model, (images[:2],))
 qat.calibrate(prepared, [images])
 optimizer = torch.optim.AdamW(prepared.parameters(), lr=1e-2)
 losses = []

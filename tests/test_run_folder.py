@@ -3,18 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from qat.errors import ConfigError
 from qat.run_folder import LOCK, held, run_folder
-
-
-def _dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_run_folder_is_made_with_its_parents_and_released(tmp_path: Path) -> None:
@@ -54,19 +50,85 @@ def test_resume_enters_a_folder_that_holds_a_run(tmp_path: Path) -> None:
         assert (folder / "report.json").read_text() == "first"
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+Path(sys.argv[1]).write_text(sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def holder(lock: Path, content: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock, with that written in it."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock), content], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 @pytest.mark.parametrize("resume", [False, True])
-def test_folder_of_a_living_process_is_refused(tmp_path: Path, resume: bool) -> None:
-    (tmp_path / LOCK).write_text(str(os.getppid()))
-    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"), run_folder(tmp_path, resume=resume):
-        pass
-    assert (tmp_path / LOCK).read_text() == str(os.getppid())
+@pytest.mark.parametrize(("content", "owner"), [("12345", "process 12345"), ("", "another process")])
+def test_folder_of_a_living_process_is_refused(tmp_path: Path, resume: bool, content: str, owner: str) -> None:
+    """Also when it has not yet written who it is."""
+    with holder(tmp_path / LOCK, content):
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=f"in use by {owner}"), run_folder(tmp_path, resume=resume):
+                pass
+        assert (tmp_path / LOCK).exists()
 
 
-@pytest.mark.parametrize("content", ["{dead}", "", "rubbish"])
-def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path, content: str) -> None:
-    (tmp_path / LOCK).write_text(content.format(dead=_dead_process()))
+def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
+    with holder(tmp_path / LOCK, "12345") as process:
+        process.kill()
+        process.wait()
+        with run_folder(tmp_path, resume=False) as folder:
+            assert (folder / LOCK).read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("content", ["1", "", "rubbish"])
+def test_lock_file_that_nobody_holds_locks_nothing(tmp_path: Path, content: str) -> None:
+    """Whatever it says, and should a process of that number live: it is another one by now."""
+    (tmp_path / LOCK).write_text(content)
     with run_folder(tmp_path, resume=False) as folder:
         assert (folder / LOCK).read_text() == str(os.getpid())
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from qat.errors import ConfigError
+from qat.run_folder import held
+folder, until, wins = Path(sys.argv[1]), time.time() + 1.5, 0
+while time.time() < until:
+    try:
+        with held(folder):
+            inside = folder.with_name("inside")
+            inside.touch(exist_ok=False)  # raises when another is in
+            inside.unlink()
+            wins += 1
+    except ConfigError:
+        pass
+print(wins)
+"""
+
+
+def test_no_two_processes_hold_a_folder(tmp_path: Path) -> None:
+    """Several that enter and leave as fast as they can, making and removing folder and lock."""
+    arguments = [sys.executable, "-c", RACER, str(tmp_path / "run")]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate() for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    assert sum(int(out) for out, _ in outputs) > 10
 
 
 def test_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -99,16 +161,10 @@ def test_runs_of_a_sweep_have_locks_of_their_own(tmp_path: Path) -> None:
 
 
 def test_second_sweeper_is_refused_and_takes_nothing(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(str(os.getppid()))
-    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"), held(tmp_path):
-        pass
-    assert (tmp_path / LOCK).read_text() == str(os.getppid())
-
-
-def test_lock_of_a_killed_sweeper_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(str(_dead_process()))
-    with held(tmp_path) as folder:
-        assert (folder / LOCK).read_text() == str(os.getpid())
+    with holder(tmp_path / LOCK, "12345"):
+        with pytest.raises(ConfigError, match="in use by process 12345"), held(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
 
 
 def test_held_folder_is_given_back_after_an_error_and_stays_only_if_it_holds_something(tmp_path: Path) -> None:

@@ -43,13 +43,13 @@ def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConf
     """
     if model_type not in CONFIG_MAPPING:
         raise ConfigError(
-            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING)[:300]} For weights give "
+            f"{model_type!r} is no model type of transformers.{near(model_type, CONFIG_MAPPING)} For weights give "
             "model.path=FOLDER, or model.pretrained=true with a name on the hub."
         )
     known = {option for option in vars(AutoConfig.for_model(model_type)) if not option.startswith("_")}
     for option in settings:
         if option not in known and option not in ("id2label", "label2id"):
-            raise ConfigError(f"{model_type} has no option {option!r}.{near(option, known)[:300]}")
+            raise ConfigError(f"{model_type} has no option {option!r}.{near(option, known)}")
     config: PretrainedConfig = AutoConfig.for_model(model_type, **settings)
     return config
 

@@ -62,6 +62,7 @@ def assess(
         data=f"{run.data.name} ({run.data.fingerprint})",
         n_eval=int8.count,
         seed=config.seed,
+        target=program.target,
         metric=make_task(run, network, config.qat).metric,
         stages=metrics,
         drop=drop,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from qat.artifact import load
 from qat.benchmark import measure
 from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
-from qat.errors import ConfigError, DataError
+from qat.errors import ConfigError, DataError, EngineError
 from qat.pipeline.assess import write_artifact
 from qat.pipeline.run import Run, benchmark_inputs, open_data, open_run, prepare_model, sample_inputs, score
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.coverage import coverage
-from qat.quantization.engines import lower
+from qat.quantization.engines import check_engines, get_engine, lower, saturation
+from qat.quantization.engines.cpu import isa
+from qat.quantization.layouts import Kind
 from qat.quantization.parity import LayerParity, engine_parity, simulation_parity
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
 from qat.quantization.qparams import QParams
 from qat.quantization.storage import load_program, read_manifest
+from qat.quantization.targets import get_target
+from qat.quantization.weight_error import target_costs
 
 
 def evaluate_deployed(config: Config, console: Console | None = None) -> dict[str, float]:
@@ -39,11 +43,12 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
         DataError: the data has other labels than the artifact.
     """
     console = console or Console()
+    program = ready_program(config)
     run = open_run(config, None, console)
     models: dict[str, Callable[..., Any]] = {}
-    if _given(config) == "artifact":
+    if program is not None:
         run = _with_artifact_data(run)
-        models = {engine: load(_artifact(config), engine) for engine in config.engines}
+        models = {engine: lower(program, engine) for engine in config.engines}
     else:
         prepared = load_prepared(run)
         program = convert(prepared)
@@ -57,14 +62,15 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
 
 
 def inspect_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Coverage, ranges and per-layer SQNR of a QAT `checkpoint` (simulation against INT8) or an `artifact` (engine
-    against reference), on a batch of test samples."""
+    """What this CPU's kernels add in 16 bits; coverage, ranges and per-layer SQNR of a QAT `checkpoint` (simulation against
+    INT8) or an `artifact` (engine against reference), on a batch of test samples."""
     console = console or Console()
+    program = ready_program(config)
     run = open_run(config, None, console)
-    result: dict[str, Any] = {}
-    if _given(config) == "artifact":
+    result: dict[str, Any] = {"saturation": saturation()}
+    console.print(saturation_table(result["saturation"]))
+    if program is not None:
         run = _with_artifact_data(run)
-        program = load_program(_artifact(config))
         rows = engine_parity(program, config.engines[0], _sample(run))
         against = f"{config.engines[0]} against reference"
     else:
@@ -109,11 +115,12 @@ def _range(grid: QParams) -> str:
 def benchmark_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
     """Latency of the `artifact` (or of the recipe's model, calibrated on a batch) against FP32 eager, interleaved."""
     console = console or Console()
+    program = ready_program(config) if config.artifact is not None else None
+    if program is None:
+        check_engines(config.engines, config.quantization.target)
     run = open_run(config, None, console)
     network = run.model.module.eval()
-    if config.artifact is not None:
-        program = load_program(_artifact(config))
-    else:
+    if program is None:
         prepared = prepare_model(run, network)
         calibrate(prepared, [tuple(x[:8] for x in run.data.calibration_batches(1)[0])])
         program = convert(prepared)
@@ -139,6 +146,7 @@ def export_checkpoint(config: Config, console: Console | None = None) -> Path:
     console = console or Console()
     if config.checkpoint is None:
         raise ConfigError("export needs checkpoint=PATH, a .ckpt of the QAT stage")
+    check_engines(config.engines, config.quantization.target)
     run = open_run(config, None, console)
     program = convert(load_prepared(run))
     folder = Path(config.output)
@@ -148,14 +156,15 @@ def export_checkpoint(config: Config, console: Console | None = None) -> Path:
 
 
 def load_prepared(run: Run) -> PreparedModel:
-    """The prepared model of a QAT checkpoint; its scheme must be the configured one."""
+    """The prepared model of a QAT checkpoint. Its scheme must be the configured one, but for a target with the same kernels:
+    then weights that it bounds otherwise get other scales, and what that costs is said."""
     path = Path(str(run.config.checkpoint))
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist")
     prepared = prepare_model(run, run.model.module)
     weights = load_weights(path)
     try:
-        prepared.load_state_dict(weights)
+        trained_for = prepared.load_from_target_(weights)
     except RuntimeError as error:
         raise ConfigError(
             f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
@@ -163,7 +172,49 @@ def load_prepared(run: Run) -> PreparedModel:
         ) from error
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
+    if trained_for != prepared.target:
+        run.console.print(f"[yellow]note[/] {_retargeted(prepared, trained_for)}", highlight=False)
     return prepared
+
+
+def _retargeted(prepared: PreparedModel, trained_for: str) -> str:
+    """What it costs to convert for another target than was trained for, in words."""
+    costs = target_costs(prepared, get_target(trained_for), get_target(prepared.target))
+    if not costs:
+        return f"trained for {trained_for}, converted for {prepared.target}: every weight keeps its scale, nothing changes"
+    before, after = (statistics.fmean(getattr(cost, side) for cost in costs) for side in ("before", "after"))
+    worst = max(costs, key=lambda cost: cost.before - cost.after)
+    return (
+        f"trained for {trained_for}, converted for {prepared.target}: {len(costs)} layers change the scales of their weights. "
+        f"Their SQNR goes from {before:.1f} to {after:.1f} dB on average (most in {worst.layer!r}: {worst.before:.1f} to "
+        f"{worst.after:.1f}). No training has seen that; qat-evaluate with the same keys measures it"
+    )
+
+
+def ready_program(config: Config) -> Int8Program | None:
+    """The program of `artifact`, once it is known that every engine runs it here; None for a `checkpoint`, whose target the
+    engines must be able to run. It takes a second: data and model are built afterwards.
+
+    Raises:
+        EngineError: an engine cannot.
+    """
+    if _given(config) == "checkpoint":
+        check_engines(config.engines, config.quantization.target)
+        return None
+    program = load_program(_artifact(config))
+    for engine in config.engines:
+        if refusal := get_engine(engine).refusal(program):
+            raise EngineError(f"engine {engine!r} cannot run {config.artifact}: {refusal}")
+    return program
+
+
+def saturation_table(found: Mapping[str, Mapping[str, str]]) -> Table:
+    """Which weights each engine's kernels add in 16 bits on this CPU, per kind of layer."""
+    kinds = [kind.value for kind in Kind]
+    table = Table("engine", *kinds, title=f"products added in 16 bits on this CPU ({isa()})")
+    for engine, words in found.items():
+        table.add_row(engine, *(words[kind] for kind in kinds))
+    return table
 
 
 def _given(config: Config) -> str:

@@ -103,7 +103,6 @@ def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
     return prepare(
         network,
         run.model.example_inputs,
-        backend=config.backend,
         target=config.target,
         observer=config.observer,
         keep_float=config.keep_float,

@@ -21,14 +21,14 @@ from qat.callbacks.loggers import closed_on_error, finish
 from qat.callbacks.metrics_log import append
 from qat.callbacks.preemption import ends_when_told
 from qat.config import Config
-from qat.errors import ConfigError, EngineError, near
+from qat.errors import EngineError
 from qat.gates import enforce
 from qat.pipeline.assess import assess
 from qat.pipeline.run import Run, make_task, open_run, prepare_model, score
 from qat.pipeline.stages import fit_options, load_baseline, time_steps, train_fp32, train_qat
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
-from qat.quantization.engines import ENGINES, lower
+from qat.quantization.engines import ENGINES, check_engines, lower
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
@@ -46,7 +46,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
     Raises:
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
     """
-    _check_engines(config)
+    check_engines(config.engines, config.quantization.target)
     output = Path(config.output)
     with ends_when_told(output), run_folder(output, resume=config.resume) as folder, _train_log(folder / "train.log"):
         run = open_run(config, folder, console or Console(), overrides or [])
@@ -142,15 +142,6 @@ def _train_log(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
-
-
-def _check_engines(config: Config) -> None:
-    """Refuse engines that do not exist or are missing here before any time is spent on training."""
-    if not config.engines:
-        raise ConfigError("engines is empty; name at least one, for example engines=[fbgemm]")
-    for engine in config.engines:
-        if engine not in ENGINES:
-            raise EngineError(f"unknown engine {engine!r}.{near(engine, ENGINES)}")
 
 
 def _write_inputs(config: Config, folder: Path, overrides: list[str]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qat.quantization.backend import Role, argument
 from qat.quantization.fake_quantize import WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value
+from qat.quantization.kernel_table import Role, argument
 from qat.quantization.prepare import PreparedModel
 from qat.ranks import sum_over_ranks, world_size
 

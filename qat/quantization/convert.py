@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx
 
 from qat.errors import CalibrationError, ConvertError
-from qat.quantization.backend import Kernel, Role, argument
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value, layer_name
+from qat.quantization.kernel_table import Kernel, Role, argument
 from qat.quantization.ops import ATEN_OPS, LAYER_OPS
 from qat.quantization.placement import constants, inputs_on_grid
 from qat.quantization.prepare import PreparedModel
@@ -93,7 +93,6 @@ class _Builder:
             nodes=tuple(nodes),
             output=self.output,
             tensors=tensors,
-            backend=self.prepared.backend,
             target=self.prepared.target,
         )
 

@@ -12,12 +12,14 @@ Reference: Jacob et al. 2018, arXiv:1712.05877, section 3; Bengio et al. 2013, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from qat.errors import CalibrationError
+from qat.quantization.layouts import Layout
 from qat.quantization.observer import Observer
 from qat.quantization.qparams import (
     ACTIVATION_HIGH,
@@ -114,13 +116,12 @@ class StoredFakeQuantize(nn.Module, ABC):
     """Fake quantization of a stored tensor: symmetric, one scale per row of axis 0, from the live values at every step.
 
     Args:
-        pair_bound: keep the two largest quantized |w| of a row at or below 128 together, for kernels that add two
-            products in 16 bits (see `qparams.weight_scale`).
+        layouts: the orders in which kernels that add two products in 16 bits pack it, see `qparams.weight_scale`.
     """
 
-    def __init__(self, *, pair_bound: bool) -> None:
+    def __init__(self, layouts: Sequence[Layout] = ()) -> None:
         super().__init__()
-        self.pair_bound = pair_bound
+        self.layouts = tuple(layouts)
         self.quantizing = True
 
     @abstractmethod
@@ -129,7 +130,7 @@ class StoredFakeQuantize(nn.Module, ABC):
 
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The int8 weight of shape (C, ...) and its scales of shape (C,), the very ones that `forward` simulates."""
-        scale = weight_scale(weight, pair_bound=self.pair_bound)
+        scale = weight_scale(weight, self.layouts)
         return quantize_weight(weight, scale), scale
 
     def get_extra_state(self) -> Tensor:
@@ -146,7 +147,7 @@ class WeightFakeQuantize(StoredFakeQuantize):
     def forward(self, x: Tensor) -> Tensor:
         if not self.quantizing:
             return x
-        result: Tensor = _RoundWeight.apply(x, weight_scale(x, pair_bound=self.pair_bound))
+        result: Tensor = _RoundWeight.apply(x, weight_scale(x, self.layouts))
         return result
 
 
@@ -154,9 +155,6 @@ class WeightFakeQuantize(StoredFakeQuantize):
 class EmbeddingFakeQuantize(StoredFakeQuantize):
     """Stands behind a look-up in a table: each row has its own scale, so rounding the rows that were looked up, shape
     (..., D), is rounding the table, and costs what a batch holds instead of what the vocabulary holds."""
-
-    def __init__(self) -> None:
-        super().__init__(pair_bound=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.quantizing:

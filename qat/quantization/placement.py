@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from qat.errors import KeepFloatError, near
-from qat.quantization.backend import Backend, Kernel, Output, Role, absorbable
 from qat.quantization.graph import GraphNode, layer_name
+from qat.quantization.kernel_table import Kernel, Output, Role, absorbable
+from qat.quantization.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Placement:
     reasons: Mapping[str, str]
 
 
-def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) -> Placement:
+def place(graph: fx.Graph, target: Target, *, keep_float: Sequence[str] = ()) -> Placement:
     """Decide for every node of a captured graph whether it runs as integers.
 
     Args:
@@ -55,7 +56,7 @@ def place(graph: fx.Graph, backend: Backend, *, keep_float: Sequence[str] = ()) 
     Raises:
         KeepFloatError: a pattern matches no layer.
     """
-    able, reasons = _able(graph, backend, _kept_float(graph, keep_float))
+    able, reasons = _able(graph, target, _kept_float(graph, keep_float))
     absorbed = _absorbed(graph, able)
     on_grid = _forwards(graph, able, absorbed)
     wanted = _backwards(graph, able, absorbed, on_grid)
@@ -129,7 +130,7 @@ def constants(graph: fx.Graph) -> set[str]:
     return found
 
 
-def _able(graph: fx.Graph, backend: Backend, kept: set[str]) -> tuple[dict[str, Kernel], dict[str, str]]:
+def _able(graph: fx.Graph, target: Target, kept: set[str]) -> tuple[dict[str, Kernel], dict[str, str]]:
     """Nodes that have a kernel, and why the other tensor ops have none."""
     able: dict[str, Kernel] = {}
     reasons: dict[str, str] = {}
@@ -137,11 +138,11 @@ def _able(graph: fx.Graph, backend: Backend, kept: set[str]) -> tuple[dict[str, 
     for node in graph.nodes:
         if node.op != "call_function" or node.name in fixed or not _computes_floats(node):
             continue
-        kernel = backend.kernel(str(node.target))
+        kernel = target.kernel(str(node.target))
         if node.name in kept:
             reasons[node.name] = "kept float by keep_float"
         elif kernel is None:
-            reasons[node.name] = f"{backend.name} has no INT8 kernel for it"
+            reasons[node.name] = f"{target.name} has no INT8 kernel for it"
         elif refusal := kernel.refusal(node):
             reasons[node.name] = refusal
         else:
@@ -164,7 +165,7 @@ def _kept_float(graph: fx.Graph, patterns: Sequence[str]) -> set[str]:
         if not matches:
             names = {layer for layer in layers.values() if layer}
             raise KeepFloatError(
-                f"keep_float pattern {pattern!r} matches no layer.{near(pattern.rstrip('.*'), names)[:600]} "
+                f"keep_float pattern {pattern!r} matches no layer.{near(pattern.rstrip('.*'), names)} "
                 "Patterns are shell-style, over dotted layer names."
             )
         kept |= matches

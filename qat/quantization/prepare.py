@@ -12,23 +12,24 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qat.errors import ConvertError, SchemeError
-from qat.quantization.backend import TARGETS, Backend, Kernel, Role, Saturation, argument, choose_target, get_backend
 from qat.quantization.capture import Captured, InputSpec, capture
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value, rebind_device_
+from qat.quantization.kernel_table import Kernel, Role, argument
+from qat.quantization.layouts import Layout, frame_of
 from qat.quantization.observer import make_observer
 from qat.quantization.placement import Placement, place
+from qat.quantization.targets import Target, get_target, renamed
 
 
 class PreparedModel(nn.Module):
-    """A captured network with fake quantization placed for one backend.
+    """A captured network with fake quantization placed for one target.
 
     Args:
         network: the graph; convolutions, linear layers and float ops are still ATen calls on float tensors.
         inputs: what it takes.
         placement: what runs as integers after `convert`.
-        backend: name of the kernel table.
-        target: target profile whose saturation rules the weights obey.
+        target: name of what it is made for, see `targets.py`.
         scheme: everything that decides where and how the model is quantized; a checkpoint only loads into the same one.
     """
 
@@ -38,7 +39,6 @@ class PreparedModel(nn.Module):
         *,
         inputs: tuple[InputSpec, ...],
         placement: Placement,
-        backend: str,
         target: str,
         scheme: dict[str, Any],
     ) -> None:
@@ -46,7 +46,6 @@ class PreparedModel(nn.Module):
         self.network = network
         self.inputs = inputs
         self.placement = placement
-        self.backend = backend
         self.target = target
         self.scheme = scheme
 
@@ -83,11 +82,26 @@ class PreparedModel(nn.Module):
         for stored in self.stored_fake_quantizes():
             stored.quantizing = on
 
+    def load_from_target_(self, state: Mapping[str, Any]) -> str:
+        """Take over weights and ranges that were trained for another target with the same kernels; returns its name.
+
+        Raises:
+            SchemeError: more than the target differs.
+        """
+        scheme = json.loads(state["_extra_state"])
+        self.load_state_dict({**state, "_extra_state": json.dumps({**scheme, "target": self.target})})
+        return str(scheme["target"])
+
     def get_extra_state(self) -> str:
         return json.dumps(self.scheme, sort_keys=True)
 
     def set_extra_state(self, state: str) -> None:
         stored = json.loads(state)
+        if "backend" in stored:  # before targets took the place of backends
+            raise SchemeError(
+                f"the checkpoint was trained by an earlier qat, for backend {stored['backend']!r}, target {stored['target']!r};"
+                f"{renamed(stored['target']) or ''} Its FP32 stage is as good as ever: start a new run with baseline=RUN."
+            )
         differences = [
             _difference(key, stored.get(key), self.scheme.get(key))
             for key in sorted(stored.keys() | self.scheme.keys())
@@ -105,18 +119,16 @@ def prepare(
     model: nn.Module,
     example_inputs: Sequence[Tensor],
     *,
-    backend: str = "fbgemm",
-    target: str | None = None,
+    target: str = "x86",
     observer: str = "moving_average",
     keep_float: Sequence[str] = (),
     dynamic_dims: Sequence[Sequence[int]] | None = None,
 ) -> PreparedModel:
-    """Capture `model`, fold its batch norms and place fake quantization for `backend`; `model` is left alone.
+    """Capture `model`, fold its batch norms and place fake quantization for `target`; `model` is left alone.
 
     Args:
         example_inputs: positional inputs, used for their shapes, dtypes and one numeric check.
-        backend: `fbgemm`, `x86` or `qnnpack`.
-        target: `vnni`, `avx2` or `arm`; None takes the backend's default.
+        target: `x86`, `x86_vnni`, `arm` or `any`, see `targets.py`.
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: shell-style patterns over dotted layer names that must stay float.
         dynamic_dims: see `capture`.
@@ -125,36 +137,34 @@ def prepare(
         CaptureError, ConfigError, KeepFloatError: see their messages.
         ConvertError: nothing in the model can run as INT8.
     """
-    table = get_backend(backend)
-    profile = choose_target(table, target)
+    made_for = get_target(target)
     captured = capture(model, example_inputs, dynamic_dims=dynamic_dims)
-    placement = place(captured.module.graph, table, keep_float=keep_float)
+    placement = place(captured.module.graph, made_for, keep_float=keep_float)
     if not any(kernel.role is Role.COMPUTE for kernel in placement.kernels.values()):
         raise ConvertError(
-            f"no layer of {type(model).__name__} can run as INT8 on {backend!r}: "
+            f"no layer of {type(model).__name__} can run as INT8 on {target!r}: "
             + "; ".join(sorted(set(placement.reasons.values())))[:300]
         )
-    insert_fake_quantize_(captured, placement, observer=observer, target=profile)
+    insert_fake_quantize_(captured, placement, observer=observer, target=made_for)
     return PreparedModel(
         captured.module,
         inputs=captured.inputs,
         placement=placement,
-        backend=table.name,
-        target=profile,
-        scheme=_scheme(table, profile, observer, placement),
+        target=target,
+        scheme=_scheme(target, observer, placement),
     )
 
 
-def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer: str, target: str) -> None:
+def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer: str, target: Target) -> None:
     """Put a `FakeQuantize` behind every tensor of `placement.grids`, a `WeightFakeQuantize` on every INT8 weight (once,
     where layers share it) and an `EmbeddingFakeQuantize` behind every look-up in an INT8 table."""
     network, graph = captured.module, captured.module.graph
     for node in list(graph.nodes):
         kernel = placement.kernels.get(node.name)
         if kernel is not None and kernel.role is Role.COMPUTE and node.args[1].op == "get_attr":
-            sharers = _sharers(node, network, placement.kernels, TARGETS[target])
-            bound = needs_pair_bound(node, network, TARGETS[target])
-            _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", WeightFakeQuantize(pair_bound=bound), sharers)
+            sharers = _sharers(node, network, placement.kernels, target)
+            module = WeightFakeQuantize(bounded_layouts(node, network, target))
+            _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", module, sharers)
         if kernel is not None and kernel.role is Role.LOOKUP:
             _insert_(network, node, f"weight_fake_quantize.{node.name}", EmbeddingFakeQuantize(), set(node.users))
         if node.name in placement.grids:
@@ -166,23 +176,24 @@ def insert_fake_quantize_(captured: Captured, placement: Placement, *, observer:
     network.recompile()
 
 
-def _sharers(node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], saturation: Saturation) -> set[GraphNode]:
+def _sharers(node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], target: Target) -> set[GraphNode]:
     """The layers that can take the same rounded weight as `node`, itself among them."""
-    bound = needs_pair_bound(node, network, saturation)
+    layouts = bounded_layouts(node, network, target)
     layers = (user for user in node.args[1].users if user.name in kernels and kernels[user.name].role is Role.COMPUTE)
-    return {user for user in layers if needs_pair_bound(user, network, saturation) == bound}
+    return {user for user in layers if bounded_layouts(user, network, target) == layouts}
 
 
-def needs_pair_bound(node: GraphNode, network: nn.Module, saturation: Saturation) -> bool:
-    """Whether the target's kernel for this layer adds pairs of products in 16 bits.
-
-    Depthwise means one input channel per group, whatever the number of outputs: FBGEMM's depthwise kernels also take a
-    channel multiplier of 2.
-    """
-    if saturation is Saturation.DEPTHWISE:
-        groups = argument(node, 6, "groups", 1) if "conv" in str(node.target) else 1
-        return groups != 1 and fx_value(network, node.args[1]).shape[1] == 1
-    return saturation is Saturation.ALWAYS
+def bounded_layouts(node: GraphNode, network: nn.Module, target: Target) -> tuple[Layout, ...]:
+    """The layouts of a layer's weight, rounded already or not, in which the target bounds neighbours."""
+    stored = node.args[1] if node.args[1].op == "get_attr" else node.args[1].args[0]
+    op, weight = str(node.target), fx_value(network, stored)
+    if "linear" in op:
+        return target.layouts(op, weight, 1)
+    groups: Any = argument(node, 6, "groups", 1)
+    dilation: Any = argument(node, 5, "dilation", (1,))
+    pads = node.args[0].args[1] if str(node.args[0].target) == "aten.pad.default" else ()
+    frame = frame_of(weight, groups=groups, dilation=(dilation,) if isinstance(dilation, int) else dilation, pads=pads)
+    return target.layouts(op, weight, groups, frame)
 
 
 def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> None:
@@ -201,9 +212,8 @@ def _difference(key: str, stored: Any, own: Any) -> str:
     return f"{key}: checkpoint {stored!r}, model {own!r}"
 
 
-def _scheme(table: Backend, target: str, observer: str, placement: Placement) -> dict[str, Any]:
+def _scheme(target: str, observer: str, placement: Placement) -> dict[str, Any]:
     return {
-        "backend": table.name,
         "target": target,
         "observer": observer,
         "kernels": sorted(placement.kernels),

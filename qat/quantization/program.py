@@ -75,15 +75,13 @@ class Int8Program:
         nodes: in execution order.
         output: nested tuple, list or dict of `Ref`.
         tensors: plain int8, uint8, float32, int64 and bool tensors by name.
-        backend: the kernel table it was converted for.
-        target: the target profile whose saturation rules its weights obey.
+        target: what it was made for, see `targets.py`; information, no permission.
     """
 
     inputs: tuple[InputSpec, ...]
     nodes: tuple[Node, ...]
     output: Any
     tensors: Mapping[str, Tensor]
-    backend: str
     target: str
 
     def __post_init__(self) -> None:

@@ -15,12 +15,14 @@ Reference: Jacob et al. 2018, arXiv:1712.05877, section 2.1; Nagel et al. 2021, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qat.errors import QParamsError
+from qat.quantization.layouts import Layout, pair_sums
 
 ACTIVATION_LOW, ACTIVATION_HIGH = 0, 255
 WEIGHT_LOW, WEIGHT_HIGH = -127, 127
@@ -28,9 +30,8 @@ WEIGHT_LOW, WEIGHT_HIGH = -127, 127
 #: The smallest scale; keeps a tensor that is constant zero on a legal grid.
 MIN_SCALE = float(torch.finfo(torch.float32).eps)
 
-#: Two products u8 x s8 that a kernel adds in 16 bits stay below 2^15 when the two |w| add up to at most 128
-#: (255 * 128 = 32640). A hair less than 128, so that rounding cannot reach 129.
-PAIR_BOUND = 127.99
+#: The largest |q_a + q_b| of two neighbouring weights whose products fit into 16 bits: 255 * 128 = 32640 < 2^15 < 255 * 129.
+PAIR_BOUND = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +89,29 @@ def affine_qparams(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, zero_point
 
 
-def weight_scale(weight: Tensor, *, pair_bound: bool = False) -> Tensor:
-    """Symmetric scales, one per output channel (axis 0).
+def weight_scale(weight: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
+    """Symmetric scales, one per output channel (axis 0), on which no pair of products exceeds 16 bits.
 
-    scale_c = short(max |w_c| / 127), and with `pair_bound` at least (|w_c|_1st + |w_c|_2nd) / 127.99, where 1st and 2nd
-    are the two largest magnitudes of the channel: then no two quantized weights of a channel add up to more than 128
-    and a kernel that adds pairs of products in 16 bits cannot saturate.
+    scale_c = short(max(max |w_c| / 127,  max over pairs (a, b) of every layout |w_a + w_b| / 127.99))
+
+    *Proof* that then 255 |q_a| + 255 |q_b| <= 32640 < 2^15 for weights of one sign. With r = 1 / scale and |round(x) - x| <=
+    1/2, |q_a| + |q_b| <= (|w_a| + |w_b|) r + 1 <= 127.99 + 1 + e < 129, where e < 0.001 is what float32 loses in the sum, the
+    reciprocal and the product. The left side is an integer, so it is at most 128. Weights of opposite sign need nothing: their
+    products lie in [-32385, 0] and [0, 32385], and so does their sum. Rounding keeps signs, or gives 0.
+
+    Most channels lose nothing by it: their two largest weights are no neighbours, or of opposite sign.
 
     Args:
         weight: shape (C, ...), float32, at least two dimensions.
+        layouts: the orders in which kernels that add in 16 bits pack this weight; none where no kernel does.
 
     Returns:
         float32, shape (C,), >= MIN_SCALE.
     """
-    rows = weight.detach().flatten(1)
-    magnitudes = rows.abs()
-    scale = magnitudes.amax(1) / WEIGHT_HIGH
-    if pair_bound and rows.shape[1] > 1:
-        scale = torch.maximum(scale, magnitudes.topk(2, dim=1).values.sum(1) / PAIR_BOUND)
+    weight = weight.detach()
+    scale = weight.flatten(1).abs().amax(1) / WEIGHT_HIGH
+    for layout in layouts:
+        scale = torch.maximum(scale, pair_sums(weight, layout) / (PAIR_BOUND - 0.01))
     return short_scale(scale.clamp(min=MIN_SCALE))
 
 

@@ -40,7 +40,6 @@ def to_json(program: Int8Program) -> dict[str, Any]:
             for node in program.nodes
         ],
         "output": _encode(program.output),
-        "backend": program.backend,
         "target": program.target,
     }
 
@@ -63,7 +62,6 @@ def from_json(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Int8Pro
             ),
             output=_decode(data["output"]),
             tensors=tensors,
-            backend=data["backend"],
             target=data["target"],
         )
     except ProgramError:

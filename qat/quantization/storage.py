@@ -1,6 +1,6 @@
 """The artifact folder on disk: written whole or not at all, read with distrust.
 
-    manifest.json      schema version; sha256 and size of every other file; backend, target and whatever the caller adds
+    manifest.json      schema version; sha256 and size of every other file; target and whatever the caller adds
     graph.json         nodes, inputs, output
     model.safetensors  int8 weights, scales and the float tensors that remain
 
@@ -27,7 +27,8 @@ from qat.errors import ArtifactError
 from qat.quantization.program import Int8Program
 from qat.quantization.serialize import from_json, to_json
 
-SCHEMA_VERSION = 1
+#: 2: a target is one word, and its weights are bounded by neighbours instead of by the two largest of a channel.
+SCHEMA_VERSION = 2
 MANIFEST, GRAPH, TENSORS = "manifest.json", "graph.json", "model.safetensors"
 
 
@@ -68,7 +69,6 @@ def save_program(
             path.write_bytes(content)
         manifest = {
             "schema_version": SCHEMA_VERSION,
-            "backend": program.backend,
             "target": program.target,
             **(metadata or {}),
             "files": {p.relative_to(staging).as_posix(): _entry(p) for p in sorted(staging.rglob("*")) if p.is_file()},
@@ -103,7 +103,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise ArtifactError(
             f"{folder} has schema version {manifest.get('schema_version')!r}; this qat reads version {SCHEMA_VERSION}. "
-            "Export it again, or install the qat that wrote it."
+            "Make it again (qat-train baseline=RUN takes over the FP32 weights of its run), or install the qat that made it."
         )
     for name in (GRAPH, TENSORS):
         if name not in files:

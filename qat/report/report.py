@@ -19,6 +19,7 @@ from qat.benchmark import Latency
 from qat.evaluate import Difference
 from qat.gates import Gate
 from qat.quantization.coverage import Coverage
+from qat.quantization.engines import saturation
 from qat.quantization.engines.cpu import isa
 from qat.quantization.parity import LayerParity
 from qat.quantization.qparams import QParams
@@ -62,6 +63,7 @@ class Report:
     Args:
         drop: FP32 - INT8 in the task's metric; `drops` the same in every metric.
         agreement: share of FP32's decisions that INT8 makes as well.
+        target: what the INT8 network is made for.
         intervals: 95 % interval of the metric per stage.
         disagreements: some samples on which FP32 and INT8 decide differently.
         layers: one row per tensor of the simulation against INT8, see `layer_rows`.
@@ -73,6 +75,7 @@ class Report:
     data: str
     n_eval: int
     seed: int
+    target: str
     metric: str
     stages: Mapping[str, float]
     drop: Difference
@@ -99,6 +102,7 @@ class Report:
             "data": self.data,
             "n_eval": self.n_eval,
             "seed": self.seed,
+            "target": self.target,
             "metric": {"name": self.metric, "unit": "points", "higher_is_better": True},
             "stages": {name: round(value, 4) for name, value in self.stages.items()},
             "metrics": {s: {n: round(v, 4) for n, v in values.items()} for s, values in self.metrics.items()},
@@ -175,6 +179,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "isa": isa(),
+        "saturation": saturation(),
         "torch": torch.__version__,
         "packages": {name: version(name) for name in ("pytorch-lightning", "timm", "transformers", "torchvision")},
         "python": platform.python_version(),

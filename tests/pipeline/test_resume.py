@@ -187,7 +187,7 @@ def test_run_that_is_told_to_end_continues_at_the_very_next_step(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quantization__backend": "qnnpack"}, r"backend: checkpoint 'fbgemm', model 'qnnpack'"),
+        ({"quantization__target": "x86_vnni"}, r"target: checkpoint 'x86', model 'x86_vnni'"),
         ({"quantization__keep_float": ["fc"]}, r"kernels: checkpoint alone has \[.*'linear'\], model alone has \[\]"),
     ],
     ids=str,

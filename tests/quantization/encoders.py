@@ -51,11 +51,10 @@ def encoder_inputs(rows: int = 3, length: int = 9, *, padded: Sequence[int] = (4
     return ids * mask, mask
 
 
-def prepared_encoder(hidden_score: float = -10000.0, *, backend: str = "fbgemm", seed: int = 0) -> PreparedModel:
+def prepared_encoder(hidden_score: float = -10000.0, *, target: str = "x86", seed: int = 0) -> PreparedModel:
     """Calibrated on two batches of other lengths."""
     torch.manual_seed(seed)
     model = TinyEncoder(hidden_score).eval()
-    target = "vnni" if backend == "qnnpack" else None
-    prepared = prepare(model, encoder_inputs(), backend=backend, target=target, dynamic_dims=[(0, 1), (0, 1)])
+    prepared = prepare(model, encoder_inputs(), target=target, dynamic_dims=[(0, 1), (0, 1)])
     calibrate(prepared, [encoder_inputs(8, 12, padded=(3, 6, 1), seed=2), encoder_inputs(8, 7, padded=(2,), seed=3)])
     return prepared

@@ -192,25 +192,22 @@ def captured(name: str) -> Captured:
 
 
 @functools.cache
-def _calibrated(name: str, backend: str, target: str | None) -> PreparedModel:
+def _calibrated(name: str, target: str) -> PreparedModel:
     case = CASES[name]
-    prepared = prepare(case.model(), (case.inputs(),), backend=backend, target=target)
+    prepared = prepare(case.model(), (case.inputs(),), target=target)
     calibrate(prepared, [case.inputs(4, seed) for seed in (2, 3)])
     return prepared
 
 
-def calibrated(name: str, backend: str = "fbgemm", target: str | None = None) -> PreparedModel:
+def calibrated(name: str, target: str = "x86") -> PreparedModel:
     """A case prepared and calibrated on two random batches; a copy, so a test may change it."""
-    return copy.deepcopy(_calibrated(name, backend, target))
+    return copy.deepcopy(_calibrated(name, target))
 
 
 @functools.cache
-def converted(name: str, backend: str = "fbgemm", target: str | None = None) -> Int8Program:
-    """The program of `calibrated`; programs are values.
-
-    With backend `qnnpack` and target `vnni` every engine runs it on this machine.
-    """
-    return convert(_calibrated(name, backend, target))
+def converted(name: str, target: str = "x86") -> Int8Program:
+    """The program of `calibrated`; programs are values. Made for target `any`, every engine runs it on every x86 machine."""
+    return convert(_calibrated(name, target))
 
 
 class Inline(nn.Module):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from qat.quantization.capture import InputSpec
+from qat.quantization.layouts import Layout
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams, short_scale
+from qat.quantization.targets import get_target
 
 #: float32 values that lie on this grid are exact.
 INPUT_GRID = QParams(scale=2.0**-5, zero_point=131)
@@ -24,13 +26,13 @@ def grid(scale: float, zero_point: int) -> QParams:
 class Writer:
     """Builds an `Int8Program` node by node; names are counted up."""
 
-    def __init__(self, *shapes: Sequence[int | None], target: str = "vnni", backend: str = "fbgemm") -> None:
+    def __init__(self, *shapes: Sequence[int | None], target: str = "x86") -> None:
         self.inputs = tuple(
             InputSpec(name=f"x{i}", dtype=torch.float32, shape=(None, *shape)) for i, shape in enumerate(shapes)
         )
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
-        self.target, self.backend = target, backend
+        self.target = target
 
     def add(self, op: str, *args: Any, grid: QParams | None = None, **kwargs: Any) -> Ref:
         name = f"n{len(self.nodes)}_{op.split('.')[1]}"
@@ -62,27 +64,34 @@ class Writer:
             nodes=tuple(self.nodes),
             output=output,
             tensors=self.tensors,
-            backend=self.backend,
             target=self.target,
         )
 
 
-def extreme_weight(shape: Sequence[int], *, pair_bound: bool, seed: int = 0) -> Tensor:
-    """int8 weights with the largest sums that are allowed: +-127, or pairs that add up to exactly 128.
+def extreme_weight(shape: Sequence[int], layouts: Sequence[Layout] = (), *, seed: int = 0) -> Tensor:
+    """int8 weights with the largest sums that are allowed: +-127, or neighbours that add up to exactly 128.
 
-    Channels take turns: all of one sign (the largest accumulator), random signs (the largest spread), and, with the pair
-    bound, one weight of 127 among ones.
+    Channels take turns: all of one sign (the largest accumulator), random signs (neighbours of opposite sign may be 127 each),
+    and random over the whole range.
     """
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.full(tuple(shape), 64.0 if pair_bound else 127.0)
-    signs = torch.randint(0, 2, tuple(shape), generator=generator) * 2.0 - 1.0
-    weight[1::3] *= signs[1::3]
-    weight[2::3] = signs[2::3] * (1.0 if pair_bound else 127.0)
-    if pair_bound:
-        weight.flatten(1)[2::3, 0] *= 127.0
-    else:
-        weight[2::3] = torch.randint(-127, 128, weight[2::3].shape, generator=generator).float()
-    return weight.to(torch.int8)
+    weight = torch.full(tuple(shape), 64 if layouts else 127)
+    signs = torch.randint(0, 2, tuple(shape), generator=generator) * 2 - 1
+    weight[1::3] = 127 * signs[1::3]
+    weight[2::3] = torch.randint(-127, 128, weight[2::3].shape, generator=generator)
+    return bounded(weight, layouts).to(torch.int8)
+
+
+def bounded(weight: Tensor, layouts: Sequence[Layout]) -> Tensor:
+    """Integers of which the second of two neighbours is shrunk until they add up to 128 at most."""
+    rows = weight.flatten(1).clone()
+    for layout in layouts:
+        (order,) = layout.rows(torch.arange(1, rows.shape[1] + 1).reshape(1, *weight.shape[1:])) - 1
+        first, second = order[0::2], order[1::2]
+        both = (first >= 0) & (second >= 0)  # the others stand beside a zero
+        a, b = rows[:, first[both]], rows[:, second[both]]
+        rows[:, second[both]] = torch.where((a + b).abs() > 128, b.sign() * (128 - a.abs()), b)
+    return rows.reshape(weight.shape)
 
 
 def extreme_input(shape: Sequence[int], *, grid: QParams = INPUT_GRID, seed: int = 0) -> Tensor:
@@ -105,8 +114,7 @@ def layer_program(
     float_output: bool = False,
     zero_point: int = INPUT_GRID.zero_point,
     bias: bool = True,
-    target: str = "vnni",
-    backend: str = "fbgemm",
+    target: str = "x86",
     seed: int = 0,
 ) -> Int8Program:
     """quantize -> one layer (-> dequantize).
@@ -125,7 +133,7 @@ def layer_program(
     terms = weight[0].numel()
     spread = float(scale.mean()) * source.scale * 127 * 90 * terms**0.5
     shape = (*free, channels) if op == "int8.linear" else (channels, *free)
-    writer = Writer(shape, target=target, backend=backend)
+    writer = Writer(shape, target=target)
     y = writer.layer(
         op,
         writer.quantized(grid=source),
@@ -168,19 +176,21 @@ class Layer:
     def depthwise(self) -> bool:
         return self.groups > 1 and self.weight[1] == 1
 
-    def program(self, *, backend: str = "fbgemm", pair_bound: bool | None = None, seed: int = 0) -> Int8Program:
-        """With weights at the limit; `pair_bound` None follows the rule of the target vnni."""
-        bound = self.depthwise if pair_bound is None else pair_bound
+    def layouts(self, target: str = "x86") -> tuple[Layout, ...]:
+        return get_target(target).layouts(self.op, torch.empty(self.weight), self.groups)
+
+    def program(self, *, target: str = "x86", bound: bool = True, seed: int = 0) -> Int8Program:
+        """With weights at the limit of what the target allows; without `bound`, of what 8 bits hold."""
         return layer_program(
             self.op,
-            extreme_weight(self.weight, pair_bound=bound, seed=seed),
+            extreme_weight(self.weight, self.layouts(target) if bound else (), seed=seed),
             channels=self.channels,
             between=len(self.size) if self.op == "int8.linear" else 0,
             geometry=self.geometry,
             float_output=self.float_output,
             zero_point=self.zero_point,
             bias=self.bias,
-            backend=backend,
+            target=target,
             seed=seed,
         )
 
@@ -231,6 +241,7 @@ LAYERS: dict[str, Layer] = {
     "depthwise 5x5": conv(16, 1, 5, groups=16),
     "depthwise 5x5 stride 2": conv(24, 1, 5, groups=24, stride=2),
     "depthwise 7x7": conv(16, 1, 7, groups=16),
+    "depthwise of 104 channels": conv(104, 1, 3, groups=104),
     "depthwise of 13 channels": conv(13, 1, 3, groups=13),
     "depthwise with multiplier 2": conv(32, 1, 3, groups=16),
     "depthwise with multiplier 3": conv(24, 1, 3, groups=8),
@@ -337,8 +348,8 @@ OPS: dict[str, Callable[[Writer], Ref]] = {
 }
 
 
-def op_program(name: str, *, backend: str = "fbgemm") -> Int8Program:
-    writer = Writer((8, None, None), (8, None, None), (8, 1, 1), backend=backend)
+def op_program(name: str, *, target: str = "x86") -> Int8Program:
+    writer = Writer((8, None, None), (8, None, None), (8, 1, 1), target=target)
     return writer.finish(writer.add("int8.dequantize", OPS[name](writer)))
 
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qat.errors import CalibrationError, ConvertError
-from qat.quantization.backend import BACKENDS
 from qat.quantization.calibrate import calibrate
 from qat.quantization.capture import InputSpec
 from qat.quantization.convert import convert
@@ -20,6 +19,7 @@ from qat.quantization.fake_quantize import FakeQuantize
 from qat.quantization.ops import LAYER_OPS
 from qat.quantization.prepare import PreparedModel, prepare
 from qat.quantization.program import Int8Program, Node, Ref, leaves
+from qat.quantization.targets import TARGETS
 from tests.quantization.networks import CASES, Inline, calibrated, converted
 
 NAME = pytest.mark.parametrize("name", CASES)
@@ -66,16 +66,15 @@ def alone(program: Int8Program, node: Node, values: dict[str, Any]) -> Int8Progr
         nodes=(*quantized, node),
         output=Ref(node.name),
         tensors={name: program.tensors[name] for name in used},
-        backend=program.backend,
         target=program.target,
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("target", TARGETS)
 @NAME
-def test_program_equals_the_simulation_layer_by_layer(name: str, backend: str) -> None:
+def test_program_equals_the_simulation_layer_by_layer(name: str, target: str) -> None:
     """Every layer, given the simulation's own input: within one grid step, and nearly always equal."""
-    prepared, program = calibrated(name, backend), converted(name, backend)
+    prepared, program = calibrated(name, target), converted(name, target)
     values = simulated(prepared, CASES[name].inputs(5, seed=7))
     differing = total = 0
     for node in program.layers():

@@ -17,14 +17,20 @@ from qat.quantization.qparams import quantize_weight, weight_scale
 from tests.quantization.encoders import WIDTH, WORDS, TinyEncoder, encoder_inputs, prepared_encoder
 
 SCORES = pytest.mark.parametrize("hidden_score", [-10000.0, float(torch.finfo(torch.float32).min), -math.inf])
-BACKENDS = pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+
+
+def target_of(engine: str) -> str:
+    return "any" if engine == "qnnpack" else "x86"
+
+
+BOTH = pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
 
 
 @SCORES
-@BACKENDS
-def test_mask_is_never_observed_nor_added_to_integers(hidden_score: float, backend: str) -> None:
+@BOTH
+def test_mask_is_never_observed_nor_added_to_integers(hidden_score: float, engine: str) -> None:
     """No range knows of the mask's value, no integer add stands anywhere, and padding gets no attention."""
-    prepared = prepared_encoder(hidden_score, backend=backend)
+    prepared = prepared_encoder(hidden_score, target=target_of(engine))
     ranges = [float(v) for _, module in prepared.fake_quantizes() for v in (module.observer.low, module.observer.high)]
     assert max(map(abs, ranges)) < 100
     program = convert(prepared)
@@ -34,7 +40,7 @@ def test_mask_is_never_observed_nor_added_to_integers(hidden_score: float, backe
     assert all(node.grid is None for node in masked)
     ids, mask = encoder_inputs()
     other = torch.where(mask == 0, 7, ids)
-    model = lower(program, backend)
+    model = lower(program, engine)
     assert torch.equal(model(ids, mask), model(other, mask))
     assert bool(torch.isfinite(model(ids, mask)).all())
 
@@ -48,14 +54,14 @@ def test_fbgemm_equals_reference_on_other_batches_and_lengths(hidden_score: floa
         assert torch.equal(fbgemm(*inputs), reference(*inputs))
 
 
-@BACKENDS
-def test_every_layer_agrees_with_reference_and_simulation(backend: str) -> None:
-    prepared = prepared_encoder(backend=backend)
+@BOTH
+def test_every_layer_agrees_with_reference_and_simulation(engine: str) -> None:
+    prepared = prepared_encoder(target=target_of(engine))
     program = convert(prepared)
     inputs = encoder_inputs(4, 11, padded=(5, 2), seed=9)
-    rows = engine_parity(program, backend, inputs)
+    rows = engine_parity(program, engine, inputs)
     assert {row.name for row in rows} >= {node.name for node in program.layers()}
-    assert max(row.max_steps for row in rows) <= (0 if backend == "fbgemm" else 1)
+    assert max(row.max_steps for row in rows) <= (0 if engine == "fbgemm" else 1)
     simulated = simulation_parity(prepared, program, inputs)
     assert simulated
     assert max(row.max_steps for row in simulated) <= 1
@@ -73,11 +79,11 @@ def test_parity_sees_a_float_output_that_differs() -> None:
     assert not torch.equal(other[next(program.layers()).name], reference[next(program.layers()).name])
 
 
-@BACKENDS
-def test_prepared_encoder_is_the_float_one_while_it_does_not_round(backend: str) -> None:
+@BOTH
+def test_prepared_encoder_is_the_float_one_while_it_does_not_round(engine: str) -> None:
     torch.manual_seed(0)
     model = TinyEncoder().eval()
-    prepared = prepared_encoder(backend=backend)
+    prepared = prepared_encoder(target=target_of(engine))
     prepared.load_state_dict({**prepared.state_dict(), **{f"network.{k}": v for k, v in model.state_dict().items()}})
     prepared.set_quantizing_(False)
     inputs = encoder_inputs(2, 13)
@@ -96,7 +102,7 @@ def test_table_is_stored_as_int8_rows_with_a_scale_each() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_embedding_returns_rows_exactly(engine: str) -> None:
-    program = convert(prepared_encoder(backend="qnnpack" if engine == "qnnpack" else "fbgemm"))
+    program = convert(prepared_encoder(target=target_of(engine)))
     ids, mask = encoder_inputs()
     node = next(node for node in program.nodes if node.op == "int8.embedding" and node.args[1].name == "words.weight")
     found = lower(program, engine).watch(ids, mask)[1][node.name]
@@ -108,7 +114,7 @@ def test_embedding_returns_rows_exactly(engine: str) -> None:
 @pytest.mark.parametrize("index", [WORDS, -1])
 def test_index_outside_the_table_raises(engine: str, index: int) -> None:
     """A kernel that read past its table would return somebody else's memory."""
-    program = convert(prepared_encoder(backend="qnnpack" if engine == "qnnpack" else "fbgemm"))
+    program = convert(prepared_encoder(target=target_of(engine)))
     ids, mask = encoder_inputs()
     ids[0, 0] = index
     with pytest.raises((RuntimeError, IndexError), match=r"(?i)index|range"):
@@ -160,12 +166,12 @@ def test_sample_does_not_see_its_batch() -> None:
         assert torch.equal(model(ids[row : row + 1], mask[row : row + 1])[0], whole[row])
 
 
-@BACKENDS
-def test_int8_depends_on_padding_no_more_than_float_does(backend: str) -> None:
+@BOTH
+def test_int8_depends_on_padding_no_more_than_float_does(engine: str) -> None:
     """One sentence padded to 16, 24 and 40 tokens: where float logits move by rounding, INT8 logits may move by a step."""
     torch.manual_seed(0)
     model = TinyEncoder().eval()
-    int8 = lower(convert(prepared_encoder(backend=backend)), backend)
+    int8 = lower(convert(prepared_encoder(target=target_of(engine))), engine)
     ids, mask = encoder_inputs(1, 9, padded=())
     padded = [tuple(torch.nn.functional.pad(x, (0, length - 9)) for x in (ids, mask)) for length in (16, 24, 40)]
     with torch.no_grad():
@@ -200,8 +206,7 @@ def test_malformed_table_is_refused(shape: tuple[int, ...], rows: int, match: st
             nodes=(node,),
             output=Ref("rows"),
             tensors={"t": torch.zeros(shape, dtype=torch.int8), "s": torch.ones(rows)},
-            backend="fbgemm",
-            target="vnni",
+            target="x86",
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qat.errors import CalibrationError
 from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.layouts import ChannelsLast, layouts_of
 from qat.quantization.observer import MinMaxObserver, make_observer
 from qat.quantization.qparams import weight_scale
 
@@ -144,10 +145,10 @@ def test_fake_quantize_has_no_qparams_when_the_range_is_not_finite(bad: float) -
         module.qparams()
 
 
-@pytest.mark.parametrize("pair_bound", [False, True])
+@pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("shape", [(16, 1, 3, 3), (8, 4, 5), (33, 65), (4, 8, 1, 1)])
-def test_weight_fake_quantize_simulates_its_integers_bit_for_bit(shape: tuple[int, ...], pair_bound: bool) -> None:
-    module = WeightFakeQuantize(pair_bound=pair_bound)
+def test_weight_fake_quantize_simulates_its_integers_bit_for_bit(shape: tuple[int, ...], bound: bool) -> None:
+    module = WeightFakeQuantize(layouts_of(torch.empty(shape)) if bound else ())
     for seed in range(5):
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed - 2)
         integers, scale = module.quantize(weight)
@@ -156,7 +157,7 @@ def test_weight_fake_quantize_simulates_its_integers_bit_for_bit(shape: tuple[in
 
 
 def test_weight_fake_quantize_follows_the_live_weight() -> None:
-    module = WeightFakeQuantize(pair_bound=False)
+    module = WeightFakeQuantize()
     weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     module(weight)
     assert torch.equal(module.quantize(weight * 7)[1], weight_scale(weight * 7))
@@ -164,7 +165,7 @@ def test_weight_fake_quantize_follows_the_live_weight() -> None:
 
 
 def test_weight_fake_quantize_passes_the_gradient_through() -> None:
-    module = WeightFakeQuantize(pair_bound=True)
+    module = WeightFakeQuantize([ChannelsLast()])
     weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
     factor = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     (module(weight) * factor).sum().backward()
@@ -173,7 +174,7 @@ def test_weight_fake_quantize_passes_the_gradient_through() -> None:
 
 
 def test_weight_fake_quantize_switch_survives_a_checkpoint() -> None:
-    module, other = WeightFakeQuantize(pair_bound=False), WeightFakeQuantize(pair_bound=False)
+    module, other = WeightFakeQuantize(), WeightFakeQuantize()
     module.quantizing = False
     other.load_state_dict(module.state_dict())
     weight = torch.randn(3, 3)

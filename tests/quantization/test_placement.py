@@ -11,18 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.errors import KeepFloatError
-from qat.quantization.backend import BACKENDS, Role
 from qat.quantization.capture import capture
+from qat.quantization.kernel_table import Role
 from qat.quantization.placement import Placement, constants, inputs_on_grid, place
+from qat.quantization.targets import TARGETS
 from tests.quantization.networks import CASES, Inline, captured
 
 
 def placed(
-    function: Callable[..., Any], *, backend: str = "fbgemm", keep_float: Sequence[str] = (), **layers: nn.Module
+    function: Callable[..., Any], *, target: str = "x86", keep_float: Sequence[str] = (), **layers: nn.Module
 ) -> Placement:
     """Placement of a function of an image of shape (N, 8, 6, 6)."""
     graph = capture(Inline(function, **layers).eval(), (torch.randn(2, 8, 6, 6),)).module.graph
-    return place(graph, BACKENDS[backend], keep_float=keep_float)
+    return place(graph, TARGETS[target], keep_float=keep_float)
 
 
 def conv(**options: Any) -> nn.Conv2d:
@@ -122,15 +123,15 @@ def test_placement_leaves_a_following_op_float_when_only_float_ops_read_it() -> 
     assert "softmax" in placement.reasons
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_placement_of_a_vit_block(backend: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_placement_of_a_vit_block(target: str) -> None:
     """Linears are integer; the residual stream, layer norm and GELU stay float. QNNPACK's linears return a grid."""
     graph = captured("attention").module.graph
-    placement = place(graph, BACKENDS[backend])
+    placement = place(graph, TARGETS[target])
     linears = {n.name for n in graph.nodes if n.target is torch.ops.aten.linear.default}
     assert len(linears) == 5
     assert linears <= placement.kernels.keys()
-    if backend == "qnnpack":
+    if target in ("arm", "any"):
         assert linears <= placement.integers & placement.grids
     else:
         assert not linears & placement.integers
@@ -214,7 +215,7 @@ ALL = {"conv2d": "stem", **{f"conv2d_{i + 1}": f"blocks.{i // 2}.{i % 2 * 2}" fo
 )
 def test_keep_float_matches_names_globs_and_enclosing_modules(patterns: list[str], kept: set[str]) -> None:
     graph = capture(Nested().eval(), (torch.randn(2, 8, 4, 4),)).module.graph
-    placement = place(graph, BACKENDS["fbgemm"], keep_float=patterns)
+    placement = place(graph, TARGETS["x86"], keep_float=patterns)
     layers = {ALL[name] for name in placement.kernels if name in ALL}
     assert layers == set(ALL.values()) - kept
     assert {ALL[name] for name, reason in placement.reasons.items() if "keep_float" in reason and name in ALL} == kept
@@ -224,7 +225,7 @@ def test_keep_float_matches_names_globs_and_enclosing_modules(patterns: list[str
 def test_keep_float_refuses_a_pattern_that_matches_nothing(pattern: str, hint: str) -> None:
     graph = capture(Nested().eval(), (torch.randn(2, 8, 4, 4),)).module.graph
     with pytest.raises(KeepFloatError) as error:
-        place(graph, BACKENDS["fbgemm"], keep_float=["stem", pattern])
+        place(graph, TARGETS["x86"], keep_float=["stem", pattern])
     assert repr(pattern) in str(error.value)
     assert "Did you mean" in str(error.value)
     assert repr(hint) in str(error.value).split("Allowed")[0]
@@ -233,11 +234,11 @@ def test_keep_float_refuses_a_pattern_that_matches_nothing(pattern: str, hint: s
 # --- contracts that hold for every network --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", CASES)
-def test_placement_feeds_every_kernel_from_a_grid(name: str, backend: str) -> None:
+def test_placement_feeds_every_kernel_from_a_grid(name: str, target: str) -> None:
     graph = captured(name).module.graph
-    placement = place(graph, BACKENDS[backend])
+    placement = place(graph, TARGETS[target])
     nodes = {node.name: node for node in graph.nodes}
     assert placement.kernels
     for kernel_name, kernel in placement.kernels.items():
@@ -248,7 +249,7 @@ def test_placement_feeds_every_kernel_from_a_grid(name: str, backend: str) -> No
     assert placement.grids.isdisjoint(placement.absorbed.values())  # one grid per tensor
     tensors = {n.name for n in graph.nodes if n.op == "call_function"} - constants(graph)
     decided = placement.kernels.keys() | placement.absorbed.keys() | placement.reasons.keys()
-    shapes = {kernel.op for kernel in BACKENDS[backend].kernels if kernel.role is Role.PASS} | {"aten.sym_size.int"}
+    shapes = {kernel.op for kernel in TARGETS[target].kernels if kernel.role is Role.PASS} | {"aten.sym_size.int"}
     assert {str(nodes[n].target) for n in tensors - decided} <= shapes
 
 

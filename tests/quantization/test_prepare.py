@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.errors import ConfigError, ConvertError, SchemeError
-from qat.quantization.backend import TARGETS, Saturation
 from qat.quantization.calibrate import calibrate
+from qat.quantization.convert import convert
 from qat.quantization.fake_quantize import FakeQuantize, WeightFakeQuantize
+from qat.quantization.layouts import ChannelsLast, Framed, Layout, PerTap
 from qat.quantization.observer import OBSERVERS
 from qat.quantization.prepare import PreparedModel, prepare
 from tests.quantization.networks import CASES, Inline, calibrated
@@ -110,7 +112,7 @@ def test_prepare_uses_the_observer_that_was_asked_for(observer: str) -> None:
 
 def test_prepare_refuses_unknown_settings() -> None:
     case = CASES["conv"]
-    unknown: list[dict[str, Any]] = [{"backend": "fbgem"}, {"target": "arm"}, {"observer": "median"}]
+    unknown: list[dict[str, Any]] = [{"target": "x68"}, {"target": "vnni"}, {"observer": "median"}]
     for options in unknown:
         with pytest.raises(ConfigError):
             prepare(case.model(), (case.inputs(),), **options)
@@ -124,43 +126,56 @@ def test_prepare_refuses_a_model_in_which_nothing_can_be_int8() -> None:
         prepare(case.model(), (case.inputs(),), keep_float=["*"])
 
 
-# --- pair bound -----------------------------------------------------------------------------------------------------
+# --- sums in 16 bits ------------------------------------------------------------------------------------------------
 
 
-def bounds(target: str, **layers: nn.Module) -> list[bool]:
-    """Whether each layer of a chain has the pair bound, in order."""
+def bounds(target: str, **layers: nn.Module) -> list[tuple[Layout, ...]]:
+    """The layouts in which the weight of each convolution of a chain is bounded, in order."""
 
     def chain(m: Any, x: Tensor) -> Tensor:
         for name in layers:
             x = getattr(m, name)(x)
         return x
 
-    backend = "qnnpack" if TARGETS[target] is Saturation.NEVER else "fbgemm"
-    prepared = prepare(Inline(chain, **layers).eval(), (torch.randn(2, 8, 6, 6),), backend=backend, target=target)
+    prepared = prepare(Inline(chain, **layers).eval(), (torch.randn(2, 8, 6, 6),), target=target)
     nodes = [n for n in prepared.network.graph.nodes if n.target in (torch.ops.aten.conv2d.default,)]
     found = []
     for node in nodes:
         module = prepared.network.get_submodule(node.args[1].target)
         assert isinstance(module, WeightFakeQuantize)
-        found.append(module.pair_bound)
+        found.append(module.layouts)
     return found
 
 
-def test_pair_bound_covers_what_each_target_adds_in_16_bits() -> None:
+def test_every_layout_of_what_a_target_may_add_in_16_bits_is_bounded() -> None:
     layers = {
-        "dense": nn.Conv2d(8, 8, 3, padding=1),
+        "dense": nn.Conv2d(8, 9, 3, padding=1),
+        "odd": nn.Conv2d(9, 8, 3, padding=1),
         "point": nn.Conv2d(8, 8, 1),
         "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=4),
         "depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8),
         "multiplier": nn.Conv2d(8, 16, 3, padding=1, groups=8),
     }
-    assert bounds("vnni", **layers) == [False, False, False, True, True]
-    assert bounds("avx2", **layers) == [True] * 5
-    assert bounds("arm", **layers) == [False] * 5
+    row = (ChannelsLast(),)
+    assert bounds("x86", **layers) == bounds("any", **layers) == [row, (ChannelsLast(), PerTap()), row, row, row, row]
+    assert bounds("x86_vnni", **layers) == [(), (), (), (), row, row]
+    assert bounds("arm", **layers) == [()] * 6
 
 
-def test_pair_bound_of_one_input_channel_is_not_depthwise() -> None:
-    assert bounds("vnni", squeeze=nn.Conv2d(8, 1, 1), stem=nn.Conv2d(1, 4, 3)) == [False, False]
+def test_one_input_channel_is_not_depthwise() -> None:
+    assert bounds("x86_vnni", squeeze=nn.Conv2d(8, 1, 1), stem=nn.Conv2d(1, 4, 3)) == [(), ()]
+
+
+@pytest.mark.parametrize("target", ["x86", "x86_vnni"])
+def test_depthwise_layer_behind_a_padding_is_bounded_in_its_frame_too(target: str) -> None:
+    """An engine may take over the padding, and then other taps are neighbours."""
+    pad, depthwise = nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2, groups=8)
+    assert bounds(target, first=nn.Conv2d(8, 8, 1), pad=pad, depthwise=depthwise)[1] == (
+        ChannelsLast(),
+        Framed(size=5, top=2, left=2),
+    )
+    dense = nn.Conv2d(8, 8, 3, stride=2)
+    assert all(not isinstance(layout, Framed) for layout in bounds(target, first=nn.Conv2d(8, 8, 1), pad=pad, dense=dense)[1])
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -201,8 +216,8 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backend": "qnnpack"}, "backend: checkpoint 'fbgemm', model 'qnnpack'"),
-        ({"target": "avx2"}, "target: checkpoint 'vnni', model 'avx2'"),
+        ({"target": "any"}, "target: checkpoint 'x86', model 'any'"),
+        ({"target": "x86_vnni"}, "target: checkpoint 'x86', model 'x86_vnni'"),
         ({"observer": "minmax"}, "observer: checkpoint 'moving_average', model 'minmax'"),
         ({"keep_float": ["head"]}, "kernels: checkpoint"),
     ],
@@ -214,6 +229,35 @@ def test_prepared_model_refuses_a_checkpoint_of_another_scheme(options: dict[str
     with pytest.raises(SchemeError) as error:
         other.load_state_dict(roundtrip(stored))
     assert words in str(error.value)
+
+
+def test_checkpoint_of_an_earlier_qat_is_refused_in_words() -> None:
+    case = CASES["conv"]
+    prepared = prepare(case.model(), (case.inputs(),))
+    state = prepared.state_dict()
+    state["_extra_state"] = json.dumps({**json.loads(state["_extra_state"]), "backend": "fbgemm", "target": "vnni"})
+    with pytest.raises(SchemeError, match=r"target 'vnni'; It is now called x86_vnni.*baseline=RUN"):
+        prepared.load_state_dict(roundtrip(state))
+
+
+def test_checkpoint_of_another_target_is_taken_over_on_request() -> None:
+    """Same kernels, other bounds: the ranges stay, and the weights get the scales of the new target."""
+    case = CASES["squeeze_excite"]
+    trained, other = calibrated("squeeze_excite", "x86_vnni"), prepare(case.model(seed=9), (case.inputs(),), target="x86")
+    assert other.load_from_target_(roundtrip(trained.state_dict())) == "x86_vnni"
+    expected, got = convert(trained), convert(other)
+    assert got.target == "x86"
+    assert got.grids() == expected.grids()
+    own = convert(calibrated("squeeze_excite", "x86"))
+    weights = [name for name in own.tensors if "weight" in name]  # biases are corrected for the rounding of that target
+    assert all(torch.equal(got.tensors[name], own.tensors[name]) for name in weights)
+    assert any(not torch.equal(got.tensors[name], expected.tensors[name]) for name in own.tensors)
+
+
+def test_checkpoint_of_a_target_with_other_kernels_is_refused_on_request_too() -> None:
+    case = CASES["conv"]
+    with pytest.raises(SchemeError, match="grids"):
+        prepare(case.model(), (case.inputs(),), target="any").load_from_target_(calibrated("conv").state_dict())
 
 
 def test_prepared_model_can_be_copied() -> None:

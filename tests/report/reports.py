@@ -19,6 +19,7 @@ def make_report() -> Report:
         data="digits (abc)",
         n_eval=360,
         seed=3,
+        target="x86",
         metric="top1",
         stages={"fp32": 98.61111, "ptq": 97.5, "fake_quant": 98.33333, "int8": 98.05556},
         metrics={stage: {"top1": 98.0, "top5": 99.5} for stage in ("fp32", "ptq", "fake_quant", "int8")},

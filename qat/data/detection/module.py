@@ -97,7 +97,8 @@ class DetectionData(DataModule):
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
         """A fixed random choice of training images as evaluation sees them."""
         check_at_least(1, calibration_batches=count)
-        chosen = stratified(self._calibration.table.targets[self._calibration.indices], count * self.batch_size, seed=0)
+        targets = self._calibration.table.targets[self._calibration.indices]
+        chosen = stratified(targets, count * self.batch_size, seed=self.split_seed)
         return [self._calibration[keys].inputs for keys in consecutive(chosen.tolist(), self.batch_size)]
 
     def test_names(self) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qat.errors import InputError
 from qat.quantization.program import Int8Program, Ref, map_leaves
 from qat.quantization.qparams import QParams
+from qat.quantization.targets import Target
 
 
 class Representation(Protocol):
@@ -31,6 +32,10 @@ class Engine(ABC):
     """Runs programs on this machine."""
 
     name: str
+
+    def unready(self, target: Target) -> str | None:
+        """Why this engine could not run here what is made for `target`, as far as that is known before there is a program."""
+        return None
 
     @abstractmethod
     def refusal(self, program: Int8Program) -> str | None:

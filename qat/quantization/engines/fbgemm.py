@@ -5,32 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from qat.quantization.engines.cpu import saturation_refusal
-from qat.quantization.engines.engine import Engine, Int8Model
-from qat.quantization.engines.lowering import Function, lower
-from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
-from qat.quantization.program import Int8Program
+from qat.quantization.engines.groups import merge_groups
+from qat.quantization.engines.lowering import Function
+from qat.quantization.engines.native import NativeEngine, NativeKernels
+from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
-
-
-class Fbgemm(Engine):
-    """PyTorch's FBGEMM kernels."""
-
-    name = "fbgemm"
-
-    def refusal(self, program: Int8Program) -> str | None:
-        return missing(self.name) or saturation_refusal(program.target)
-
-    def lower(self, program: Int8Program) -> Int8Model:
-        with quantized_engine(self.name):
-            return lower(program, FbgemmKernels(), engine=self.name)
 
 
 class FbgemmKernels(NativeKernels):
     """Adds the linear layer that quantizes its float input, multiplies in INT8 and returns float, in one kernel."""
 
     quantizes_inside = True
+
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
+        """Groups that FBGEMM's kernels overrun are merged."""
+        weight, *rest = tensors
+        assert weight is not None
+        node, weight = merge_groups(node, weight)
+        return super().layer(node, [weight, *rest], grid)
 
     def unary(self, op: str, grid: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
         """Hardswish has a kernel that reads and writes integers in one pass, with the same result bit for bit."""
@@ -45,3 +39,10 @@ class FbgemmKernels(NativeKernels):
         run = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
         scale, zero_point = grid.scale, grid.zero_point
         return lambda x: run(x.dequantize() if x.is_quantized else x, scale, zero_point, packed)
+
+
+class Fbgemm(NativeEngine):
+    """PyTorch's FBGEMM kernels."""
+
+    name = "fbgemm"
+    kernels = FbgemmKernels

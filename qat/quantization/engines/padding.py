@@ -2,7 +2,8 @@
 
 "Same" padding at stride 2 is asymmetric (TensorFlow's way; timm's `tf_*` models and `pad_type: same`), so the graph pads
 first and convolves without padding. FBGEMM's fast depthwise kernels want the padding (K - 1) / 2 of an odd K and fall back to
-one that is a hundred times slower. Taps that are zero change no sum:
+one that is a hundred times slower. Taps that are zero change no sum, but they change which taps are neighbours (`Framed` in
+`layouts.py`):
 
     P = max(l, k - 1 - l),  K = 2 P + 1,  w'[i + P - l] = w[i],
 
@@ -12,17 +13,12 @@ asked when the layer runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from qat.quantization.layouts import frame_of
 from qat.quantization.program import Int8Program, Node, Ref, leaves
-
-#: Kernel sizes that FBGEMM has a fast depthwise kernel for, beyond 3.
-WIDER = (5, 7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,24 +66,15 @@ def padded_layers(program: Int8Program) -> dict[str, Node]:
 
 def widen(node: Node, pad: Node, weight: Tensor) -> Widened | None:
     """The layer that needs no `pad`; None where it is not depthwise or no fast kernel is wide enough."""
-    amounts: Sequence[Any] = pad.args[1]
-    groups, dilation = node.args[7], tuple(node.args[6])
-    if len(amounts) != 4 or any(not isinstance(n, int) or n < 0 for n in amounts) or dilation != (1, 1):
+    frame = frame_of(weight, groups=node.args[7], dilation=node.args[6], pads=pad.args[1])
+    if frame is None:
         return None
-    if groups != weight.shape[0] or weight.shape[1] != 1:
-        return None
-    left, right, top, bottom = amounts
-    height, width = weight.shape[2:]
-    padding = max(left, width - 1 - left, top, height - 1 - top)
-    if 2 * padding + 1 not in WIDER:
-        return None
-    wide = torch.zeros(weight.shape[0], 1, 2 * padding + 1, 2 * padding + 1, dtype=weight.dtype)
-    wide[:, :, padding - top : padding - top + height, padding - left : padding - left + width] = weight
+    left, right, top, bottom = pad.args[1]
     return Widened(
-        weight=wide,
-        padding=padding,
+        weight=frame.frame(weight).contiguous(),
+        padding=frame.size // 2,
         before=(top, left),
         after=(bottom, right),
-        kernel=(height, width),
+        kernel=(weight.shape[2], weight.shape[3]),
         stride=(node.args[4][0], node.args[4][1]),
     )

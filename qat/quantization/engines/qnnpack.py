@@ -10,31 +10,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from qat.quantization.engines.engine import Engine, Int8Model
-from qat.quantization.engines.lowering import Function, Kernels, lower
-from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
+from qat.quantization.engines.lowering import Function, Kernels
+from qat.quantization.engines.native import NativeEngine, NativeKernels, quantized_engine
 from qat.quantization.program import Int8Program, Node
 from qat.quantization.qparams import QParams
-
-
-class Qnnpack(Engine):
-    """PyTorch's QNNPACK kernels."""
-
-    name = "qnnpack"
-
-    def refusal(self, program: Int8Program) -> str | None:
-        floats = [node.layer or node.name for node in program.layers() if node.grid is None]
-        if floats:
-            return (
-                f"its linear kernel returns integers only, and {len(floats)} linear layers of this program return float "
-                f"({', '.join(floats[:3])}); prepare the model with backend='qnnpack' (and target='vnni' or 'avx2', to run "
-                "it on fbgemm and x86, too)"
-            )
-        return missing(self.name)
-
-    def lower(self, program: Int8Program) -> Int8Model:
-        with quantized_engine(self.name):
-            return lower(program, _QnnpackKernels(), engine=self.name)
 
 
 class _QnnpackKernels(NativeKernels):
@@ -59,6 +38,22 @@ class _QnnpackKernels(NativeKernels):
         if all(2**-14 <= grid.scale / out.scale < 2**8 for grid in (a, b)):
             return super().add(a, b, out)
         return Kernels.add(self, a, b, out)
+
+
+class Qnnpack(NativeEngine):
+    """PyTorch's QNNPACK kernels."""
+
+    name = "qnnpack"
+    kernels = _QnnpackKernels
+
+    def refusal(self, program: Int8Program) -> str | None:
+        floats = [node.layer or node.name for node in program.layers() if node.grid is None]
+        if floats:
+            return (
+                f"its linear kernel returns integers only, and {len(floats)} linear layers of this program return float "
+                f"({', '.join(floats[:3])}); make it with quantization=any (for x86 and ARM) or quantization=arm"
+            )
+        return super().refusal(program)
 
 
 def room_for_bias(weight: Tensor, scale: Tensor, bias: Tensor, input_scale: float) -> tuple[Tensor, Tensor]:

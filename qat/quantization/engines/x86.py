@@ -9,26 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from qat.quantization.engines.cpu import saturation_refusal
-from qat.quantization.engines.engine import Engine, Int8Model
 from qat.quantization.engines.fbgemm import FbgemmKernels
-from qat.quantization.engines.lowering import Function, lower
-from qat.quantization.engines.native import missing, pack_linear, quantized_engine
-from qat.quantization.program import Int8Program, Node
+from qat.quantization.engines.lowering import Function
+from qat.quantization.engines.native import NativeEngine, pack_linear, quantized_engine
+from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
-
-
-class X86(Engine):
-    """FBGEMM or oneDNN, whichever PyTorch picks for the layer."""
-
-    name = "x86"
-
-    def refusal(self, program: Int8Program) -> str | None:
-        return missing(self.name) or saturation_refusal(program.target)
-
-    def lower(self, program: Int8Program) -> Int8Model:
-        with quantized_engine(self.name):
-            return lower(program, _X86Kernels(), engine=self.name)
 
 
 class _X86Kernels(FbgemmKernels):
@@ -41,3 +26,10 @@ class _X86Kernels(FbgemmKernels):
                 packed: Any = pack_linear(weight, scale, bias)
             return self.linear(packed, grid, None)
         return super().layer(node, tensors, grid)
+
+
+class X86(NativeEngine):
+    """FBGEMM or oneDNN, whichever PyTorch picks for the layer."""
+
+    name = "x86"
+    kernels = _X86Kernels

@@ -18,7 +18,7 @@ ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
 def conv_model(engine: str) -> Int8Model:
-    return lower(converted("conv", "qnnpack", "vnni"), engine)
+    return lower(converted("conv", "any"), engine)
 
 
 def test_engines_were_found_under_their_own_names() -> None:
@@ -74,7 +74,7 @@ def test_model_has_no_parameters_and_no_gradient(engine: str) -> None:
 @ENGINE
 def test_model_leaves_its_inputs_and_weights_alone(engine: str) -> None:
     for name in CASES:
-        program = converted(name, "qnnpack", "vnni")
+        program = converted(name, "any")
         tensors = {key: value.clone() for key, value in program.tensors.items()}
         x = CASES[name].inputs(2)
         before = x.clone()
@@ -87,7 +87,7 @@ def test_model_leaves_its_inputs_and_weights_alone(engine: str) -> None:
 
 @ENGINE
 def test_watch_returns_what_forward_returns(engine: str) -> None:
-    program = op_program("chunk", backend="qnnpack")
+    program = op_program("chunk", target="any")
     inputs = op_inputs()
     model = lower(program, engine)
     result, seen = model.watch(*inputs)
@@ -101,7 +101,7 @@ def test_watch_returns_what_forward_returns(engine: str) -> None:
 def test_watch_replays_the_values_that_it_is_given(engine: str) -> None:
     """With everything at zero point before it, a layer returns its bias alone."""
     layer = LAYERS["dense 3x3"]
-    program = layer.program(backend="qnnpack")
+    program = layer.program(target="any")
     model = lower(program, engine)
     x = layer.inputs()
     quantize, convolution = program.nodes[:2]
@@ -143,7 +143,7 @@ def test_lower_defaults_to_fbgemm() -> None:
 @ENGINE
 def test_float_ops_between_integers_compute_in_float(engine: str) -> None:
     def program() -> Int8Program:
-        writer = Writer((4,), backend="qnnpack")
+        writer = Writer((4,), target="any")
         q = writer.quantized()
         x = writer.add("int8.dequantize", q)
         return writer.finish(writer.add("aten.softmax.int", x, -1))

@@ -24,12 +24,19 @@ GEOMETRIES = [
 
 
 def program(
-    *, kernel: int = 3, stride: int = 2, amounts: tuple[int, ...] = (0, 1, 0, 1), groups: int = CHANNELS, shared: bool = False
+    *,
+    kernel: int = 3,
+    stride: int = 2,
+    amounts: tuple[int, ...] = (0, 1, 0, 1),
+    groups: int = CHANNELS,
+    shared: bool = False,
+    weight: Tensor | None = None,
 ) -> Int8Program:
     """Pad, then convolve without padding; `shared` lets the output read the padded tensor, too."""
     writer = Writer((CHANNELS, None, None))
     padded = writer.add("aten.pad.default", writer.quantized(), list(amounts), grid=INPUT_GRID)
-    weight = torch.randint(-60, 61, (CHANNELS, CHANNELS // groups, kernel, kernel), dtype=torch.int8)
+    if weight is None:
+        weight = torch.randint(-60, 61, (CHANNELS, CHANNELS // groups, kernel, kernel), dtype=torch.int8)
     geometry = ((stride, stride), (0, 0), (1, 1), groups)
     y = writer.layer(
         "int8.conv2d", padded, weight, torch.full((CHANNELS,), 0.01), torch.randn(CHANNELS), *geometry, grid=grid(0.05, 120)

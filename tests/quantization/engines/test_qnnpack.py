@@ -13,17 +13,16 @@ from tests.quantization.programs import Writer, grid
 
 
 def test_qnnpack_refuses_a_linear_layer_that_returns_float() -> None:
-    program = converted("attention", "fbgemm")
+    program = converted("attention")
     with pytest.raises(EngineError) as error:
         lower(program, "qnnpack")
     assert "5 linear layers of this program return float (qkv, out, fc1)" in str(error.value)
-    assert "backend='qnnpack'" in str(error.value)
-    assert "target='vnni' or 'avx2'" in str(error.value)
+    assert "quantization=any (for x86 and ARM) or quantization=arm" in str(error.value)
 
 
 def test_qnnpack_programs_for_x86_run_on_every_engine() -> None:
     x = CASES["attention"].inputs(4)
-    program = converted("attention", "qnnpack", "vnni")
+    program = converted("attention", "any")
     exact = lower(program, "reference")(x)
     for engine in ("fbgemm", "x86", "qnnpack"):
         assert float((lower(program, engine)(x) - exact).abs().max()) < 0.1 * float(exact.abs().max())
@@ -31,7 +30,7 @@ def test_qnnpack_programs_for_x86_run_on_every_engine() -> None:
 
 def test_qnnpack_leaves_the_global_engine_alone() -> None:
     before = torch.backends.quantized.engine
-    model = lower(converted("conv", "qnnpack"), "qnnpack")
+    model = lower(converted("conv", "any"), "qnnpack")
     model(CASES["conv"].inputs())
     model.watch(CASES["conv"].inputs())
     assert torch.backends.quantized.engine == before
@@ -40,7 +39,7 @@ def test_qnnpack_leaves_the_global_engine_alone() -> None:
 @pytest.mark.parametrize(("a", "b", "out"), [(10.0, 0.01, 0.02), (1e-5, 0.5, 1.0), (1e-6, 1e-6, 1.0), (0.5, 0.25, 1e-3)])
 def test_qnnpack_adds_grids_of_very_different_scales(a: float, b: float, out: float) -> None:
     """Its own kernel asserts on scale ratios outside [2^-14, 2^8); the sum is then computed in another way."""
-    writer = Writer((40,), (40,), backend="qnnpack", target="arm")
+    writer = Writer((40,), (40,), target="arm")
     y = writer.add("int8.add", writer.quantized(0, grid(a, 128)), writer.quantized(1, grid(b, 128)), grid=grid(out, 128))
     program = writer.finish(y)
     x = (torch.randn(5, 40) * a * 40, torch.randn(5, 40) * b * 40)
@@ -51,7 +50,7 @@ def test_qnnpack_adds_grids_of_very_different_scales(a: float, b: float, out: fl
 @pytest.mark.parametrize("input_scale", [1e-3, 1e-5, 1e-7, 1e-9])
 def test_qnnpack_bias_that_outweighs_a_dead_input_does_not_wrap_around(input_scale: float) -> None:
     """b / (s_x s_w) of up to 1e13: in int32 it would come back with any sign."""
-    writer = Writer((6, 5, 5), backend="qnnpack", target="arm")
+    writer = Writer((6, 5, 5), target="arm")
     weight = torch.randint(-127, 128, (4, 6, 3, 3), dtype=torch.int8)
     bias = torch.tensor([-4.6, 4.0, 0.5, 1e-9])
     out = grid(0.04, 128)

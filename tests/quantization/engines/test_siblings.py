@@ -6,6 +6,7 @@ import torch
 
 from qat.quantization.engines.reference import Reference
 from qat.quantization.engines.siblings import merge_siblings
+from qat.quantization.layouts import ChannelsLast
 from qat.quantization.program import Int8Program, Ref
 from tests.quantization.programs import Writer, extreme_input, extreme_weight, grid
 
@@ -16,7 +17,7 @@ def _program(biases: tuple[bool, ...], *, grids: tuple[bool, ...] | None = None)
     q = writer.quantized()
     outputs = []
     for i, bias in enumerate(biases):
-        weight = extreme_weight((7 + i, 12), pair_bound=False, seed=i)
+        weight = extreme_weight((7 + i, 12), [ChannelsLast()], seed=i)
         on_grid = grids is not None and grids[i]
         y = writer.layer(
             "int8.linear",
@@ -55,7 +56,6 @@ def _alone(program: Int8Program, index: int) -> torch.nn.Module:
             nodes=nodes,
             output=Ref(layers[index].name),
             tensors={name: value for name, value in program.tensors.items() if name in used},
-            backend=program.backend,
             target=program.target,
         )
     )
@@ -77,7 +77,7 @@ def test_layers_of_different_inputs_stay_apart() -> None:
         writer.layer(
             "int8.linear",
             writer.quantized(i),
-            extreme_weight((7, 12), pair_bound=False, seed=i),
+            extreme_weight((7, 12), [ChannelsLast()], seed=i),
             torch.full((7,), 2.0**-8),
             None,
             grid=None,

@@ -1,4 +1,4 @@
-"""Kernel tables: what a target can compute on INT8 grids. Frozen data, read by placement and convert.
+"""Kernel tables: what kernels compute on INT8 grids. Frozen data, read by placement and convert.
 
 A kernel belongs to one of four roles:
 
@@ -9,7 +9,7 @@ A kernel belongs to one of four roles:
              squeeze, gate) reads and writes integers at its ends only, which saves roundings as well as time.
 * `PASS`     order-preserving and shape ops: their output lives on their input's grid and needs none of its own.
 
-Adding a backend is writing a table down and naming it in `BACKENDS`.
+`targets.py` says which table a target has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from enum import Enum
 
 from torch import fx
 
-from qat.errors import ConfigError, near
 from qat.quantization.graph import GraphNode
 
 
@@ -37,14 +36,6 @@ class Output(Enum):
     GRID = "grid"
     EITHER = "either"
     FLOAT = "float"
-
-
-class Saturation(Enum):
-    """Where a target adds two u8 x s8 products in 16 bits, so that weights need the pair bound."""
-
-    NEVER = "never"
-    DEPTHWISE = "depthwise"
-    ALWAYS = "always"
 
 
 #: Reason why a node cannot run on its kernel; None when it can.
@@ -77,18 +68,6 @@ class Kernel:
     def refusal(self, node: GraphNode) -> str | None:
         """Why `node` cannot run on this kernel; None when it can."""
         return self.requires(node) if self.requires else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backend:
-    """A kernel table with the targets it is meant for; the first target is the default."""
-
-    name: str
-    kernels: tuple[Kernel, ...]
-    targets: tuple[str, ...]
-
-    def kernel(self, op: str) -> Kernel | None:
-        return next((kernel for kernel in self.kernels if kernel.op == op), None)
 
 
 # --- requirements --------------------------------------------------------------------------------------------------
@@ -261,41 +240,8 @@ _PASS = (
     _pass("<built-in function getitem>"),
 )
 
-#: FBGEMM on x86 servers: a linear may take a grid and return float in one kernel.
-FBGEMM = Backend(
-    name="fbgemm", kernels=(*_CONVOLUTIONS, _LINEAR_EITHER, _EMBEDDING, *_FOLLOW, *_PASS), targets=("vnni", "avx2")
-)
+#: FBGEMM and PyTorch's choice between FBGEMM and oneDNN: a linear layer may take a grid and return float in one kernel.
+FBGEMM = (*_CONVOLUTIONS, _LINEAR_EITHER, _EMBEDDING, *_FOLLOW, *_PASS)
 
-#: PyTorch's own choice between FBGEMM and oneDNN, layer by layer; the same table.
-X86 = Backend(name="x86", kernels=FBGEMM.kernels, targets=("vnni", "avx2"))
-
-#: QNNPACK on ARM (and, exactly alike, on x86): its static linear returns a grid.
-QNNPACK = Backend(
-    name="qnnpack", kernels=(*_CONVOLUTIONS, _LINEAR_GRID, _EMBEDDING, *_FOLLOW, *_PASS), targets=("arm", "vnni", "avx2")
-)
-
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (FBGEMM, QNNPACK, X86)}
-
-#: Where each target's kernels add pairs of products in 16 bits. Measured: FBGEMM's depthwise kernels saturate on VNNI
-#: machines too; on AVX2 every kernel is built on `vpmaddubsw`; QNNPACK widens before it adds.
-TARGETS: dict[str, Saturation] = {
-    "vnni": Saturation.DEPTHWISE,
-    "avx2": Saturation.ALWAYS,
-    "arm": Saturation.NEVER,
-}
-
-
-def get_backend(name: str) -> Backend:
-    """A backend by name; `ConfigError` when there is none."""
-    if name not in BACKENDS:
-        raise ConfigError(f"unknown backend {name!r}.{near(name, BACKENDS)}")
-    return BACKENDS[name]
-
-
-def choose_target(backend: Backend, target: str | None) -> str:
-    """The target, or the backend's default; `ConfigError` when the backend does not serve it."""
-    if target is None:
-        return backend.targets[0]
-    if target not in backend.targets:
-        raise ConfigError(f"backend {backend.name!r} has no target {target!r}.{near(target, backend.targets)}")
-    return target
+#: QNNPACK: its static linear layer returns a grid. FBGEMM runs this table as well.
+QNNPACK = (*_CONVOLUTIONS, _LINEAR_GRID, _EMBEDDING, *_FOLLOW, *_PASS)
