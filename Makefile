@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text demo-boxes test test-slow check format bench matrix clean
+.PHONY: help setup demo demo-text demo-boxes test test-avx2 test-slow fuzz check format bench matrix clean
 
 help: ## Show this list.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,12 @@ demo-boxes: $(READY) ## The same for detection: FCOS on generated shapes; one to
 
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest
+
+test-avx2: $(READY) ## Run the quick tests on the kernels of a CPU without AVX-512 and VNNI.
+	QAT_TEST_CPU=avx2 $(BIN)/python -m pytest
+
+fuzz: $(READY) ## Hold 20,000 random layers at the 16-bit bound to exact arithmetic; some minutes.
+	$(BIN)/python -m tests.fuzz --layers 20000
 
 test-slow: $(READY) ## Run the tests on real data and many models; tens of minutes.
 	$(BIN)/python -m pytest -m slow

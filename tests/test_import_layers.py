@@ -6,8 +6,12 @@ The layers are those of the design: errors < heart < inputs < product < training
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -94,6 +98,27 @@ def own_imports(name: str) -> set[str]:
 
 def heart() -> list[str]:
     return [name for name in modules() if name.startswith("qat.quantization")]
+
+
+def declared() -> set[str]:
+    """Distributions that pyproject.toml names, in its dependencies or an extra, in their normal form."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return {re.split(r"[\[<>=!~ ]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """Not by way of another one, which may drop it any day."""
+    providers = packages_distributions()
+    missing = {
+        f"{library} in {name}"
+        for name in modules()
+        for library in {found.split(".")[0] for found in imports(name)}
+        if library != "qat" and library not in sys.stdlib_module_names and library in providers
+        if not {provider.lower().replace("_", "-") for provider in providers[library]} & declared()
+    }
+    assert not missing
+    assert {"torch", "omegaconf", "pyarrow", "filelock"} <= declared()
 
 
 def test_modules_were_found() -> None:

@@ -142,7 +142,7 @@ def _able(graph: fx.Graph, target: Target, kept: set[str]) -> tuple[dict[str, Ke
         if node.name in kept:
             reasons[node.name] = "kept float by keep_float"
         elif kernel is None:
-            reasons[node.name] = f"{target.name} has no INT8 kernel for it"
+            reasons[node.name] = f"target {target.name} has no INT8 kernel for it"
         elif refusal := kernel.refusal(node):
             reasons[node.name] = refusal
         else:

@@ -87,7 +87,10 @@ class PreparedModel(nn.Module):
 
         Raises:
             SchemeError: more than the target differs.
+            RuntimeError: names or shapes that do not fit, as `load_state_dict` raises.
         """
+        if "_extra_state" not in state:
+            raise RuntimeError("it holds no quantization scheme: it is of no prepared model")
         scheme = json.loads(state["_extra_state"])
         self.load_state_dict({**state, "_extra_state": json.dumps({**scheme, "target": self.target})})
         return str(scheme["target"])

@@ -13,14 +13,16 @@ BEGIN, END = "<!-- results: written by qat-report -->", "<!-- end of results -->
 def table(reports: Sequence[Mapping[str, Any]]) -> str:
     """One row per run, numbers as the runs wrote them; the engine is the fastest one."""
     lines = [
-        "| recipe | metric | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| recipe | target | metric | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine | CPU |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    machines = list(dict.fromkeys(_machine(report) for report in reports))
     for report in reports:
         stages, (low, high) = report["stages"], report["drop"]["ci95"]
         engine, best = max(report["engines"].items(), key=lambda item: item[1]["speedup"])
         cells = [
             f"`{report['recipe']}` (seed {report['seed']})",
+            f"`{report['target']}`",
             report["metric"]["name"],
             report["n_eval"],
             *(f"{stages[name]:.2f}" for name in ("fp32", "ptq", "fake_quant", "int8")),
@@ -28,11 +30,16 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
             f"{best['speedup']:.1f}×",
             f"{report['artifact']['ratio']:.2f}×",
             engine,
+            machines.index(_machine(report)) + 1,
         ]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    env = reports[0]["environment"]
-    lines += ["", f"Metrics in points. {env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, batch 1."]
-    return "\n".join(lines)
+    cpus = " ".join(f"CPU {i}: {machine}." for i, machine in enumerate(machines, 1))
+    return "\n".join([*lines, "", f"Metrics in points; speed-up against FP32 eager at batch 1. {cpus}"])
+
+
+def _machine(report: Mapping[str, Any]) -> str:
+    env = report["environment"]
+    return f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}"
 
 
 def rewritten(readme: str, reports: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -11,10 +12,15 @@ import torch
 from rich.console import Console
 
 import qat
-from qat.errors import ArtifactError, ConfigError, DataError, QatError, SchemeError
+from qat.errors import ArtifactError, ConfigError, DataError, EngineError, QatError, SchemeError
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
+from qat.pipeline.train import train
 from qat.quantization.coverage import Coverage
-from qat.quantization.storage import load_program
+from qat.quantization.engines import saturation
+from qat.quantization.engines.native import NativeEngine
+from qat.quantization.engines.probe import Saturation
+from qat.quantization.layouts import ChannelsLast, Kind
+from qat.quantization.storage import load_program, read_manifest
 from tests.runs import quiet, tiny_config
 
 
@@ -93,6 +99,8 @@ def test_inspect_artifact_compares_the_engine_with_the_reference(finished: Path,
     assert found["layers"]
     assert all((layer["max_steps"], layer["differing"], layer["sqnr_db"]) == (0, 0.0, None) for layer in found["layers"])
     assert "fbgemm against reference" in _text(console)
+    assert "products added in 16 bits on this CPU" in _text(console)
+    assert found["saturation"] == saturation()
     json.dumps(found)
 
 
@@ -147,6 +155,45 @@ def test_checkpoint_of_another_scheme_is_refused(finished: Path, tmp_path: Path)
     config = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished), quantization__target="any")
     with pytest.raises(SchemeError, match="grids: "):
         export_checkpoint(config, quiet())
+
+
+def test_export_for_another_target_with_the_same_kernels_says_what_it_costs(finished: Path, tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=400)
+    config = tiny_config(
+        tmp_path / "out", checkpoint=_checkpoint(finished), quantization__target="x86_vnni", engines=["reference"]
+    )
+    folder = export_checkpoint(config, console)
+    assert read_manifest(folder)["target"] == "x86_vnni"
+    assert re.search(
+        r"trained for x86, converted for x86_vnni: \d+ layers change .* from \d+\.\d to \d+\.\d dB .*qat-evaluate",
+        _text(console),
+    )
+
+
+@pytest.mark.parametrize("verb", [evaluate_deployed, inspect_deployed, benchmark_deployed, export_checkpoint])
+@pytest.mark.parametrize("given", ["artifact", "checkpoint"])
+def test_what_this_machine_cannot_run_is_refused_before_data_and_model_are_built(
+    finished: Path, tmp_path: Path, verb: Any, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if verb is export_checkpoint and given == "artifact":
+        return  # it takes none
+    monkeypatch.setattr("qat.pipeline.deployed.open_run", lambda *_: pytest.fail("the model was built"))
+    unknown = Saturation(layouts=dict.fromkeys(Kind, ()), unexpected=("dense: positions 0 and 9",))
+    monkeypatch.setattr(NativeEngine, "saturation", lambda self: unknown)
+    path = _artifact(finished) if given == "artifact" else _checkpoint(finished)
+    with pytest.raises(EngineError, match="positions 0 and 9"):
+        verb(tiny_config(tmp_path / "out", **{given: path}), quiet())
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_that_this_machine_cannot_run_is_refused_before_data_and_model_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qat.pipeline.train.open_run", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr(NativeEngine, "saturation", lambda self: Saturation(layouts=dict.fromkeys(Kind, (ChannelsLast(),))))
+    with pytest.raises(EngineError, match="quantization=x86_vnni makes is for x86 CPUs with AVX512-VNNI"):
+        train(tiny_config(tmp_path / "out", quantization__target="x86_vnni"), console=quiet())
+    assert not (tmp_path / "out").exists()
 
 
 def test_artifact_is_not_evaluated_on_data_with_other_labels(finished: Path, tmp_path: Path) -> None:

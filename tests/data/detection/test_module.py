@@ -93,6 +93,15 @@ def test_calibration_batches_are_training_images_as_evaluation_sees_them() -> No
     assert sum(len(images) for (images,) in data.calibration_batches(100)) == data.n_train
 
 
+def test_calibration_batches_follow_the_seed_of_the_split_alone() -> None:
+    """As those of images and texts do."""
+    (first,), (same,), (other,) = (
+        _shapes(seed=seed, split_seed=split).calibration_batches(1)[0] for seed, split in ((0, 0), (1, 0), (0, 1))
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
 def test_truncated_image_leaves_with_its_boxes_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     splits = contents(train=6, val=2, test=3)
     for split, content in splits.items():
