@@ -23,7 +23,7 @@ from qat.callbacks.checkpoint import load_weights, newest_loadable
 from qat.evaluate import Evaluation, paired_difference
 from qat.launch import read_config
 from qat.models.weights import load_weights_
-from qat.pipeline.deployed import load_prepared
+from qat.pipeline.loading import load_prepared
 from qat.pipeline.run import Run, open_run, prepare_model, score
 from qat.quantization.calibrate import calibrate
 from qat.quantization.capture import capture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,24 +14,21 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qat.benchmark import measure
-from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
-from qat.errors import ConfigError, DataError, EngineError
+from qat.errors import ConfigError, DataError
 from qat.pipeline.assess import write_artifact
+from qat.pipeline.loading import given, load_prepared, ready_program
 from qat.pipeline.run import Run, benchmark_inputs, open_data, open_run, prepare_model, sample_inputs, score
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.coverage import coverage
-from qat.quantization.engines import check_engines, get_engine, lower, saturation
+from qat.quantization.engines import check_engines, lower, saturation
 from qat.quantization.engines.cpu import isa
 from qat.quantization.layouts import Kind
 from qat.quantization.parity import LayerParity, engine_parity, simulation_parity
-from qat.quantization.prepare import PreparedModel
 from qat.quantization.program import Int8Program
 from qat.quantization.qparams import QParams
-from qat.quantization.storage import load_program, read_manifest
-from qat.quantization.targets import get_target
-from qat.quantization.weight_error import target_costs
+from qat.quantization.storage import read_manifest
 
 
 def evaluate_deployed(config: Config, console: Console | None = None) -> dict[str, float]:
@@ -54,7 +50,7 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
         program = convert(prepared)
         models = {"fake_quant": prepared.eval(), **{engine: lower(program, engine) for engine in config.engines}}
     results = {name: score(run, model, name) for name, model in models.items()}
-    table = Table("engine", "metric", "n", title=f"{run.data.name}, {_given(config)}")
+    table = Table("engine", "metric", "n", title=f"{run.data.name}, {given(config)}")
     for name, result in results.items():
         table.add_row(name, f"{result.metric:.3f}", str(result.count))
     console.print(table)
@@ -155,59 +151,6 @@ def export_checkpoint(config: Config, console: Console | None = None) -> Path:
     return folder
 
 
-def load_prepared(run: Run) -> PreparedModel:
-    """The prepared model of a QAT checkpoint. Its scheme must be the configured one, but for a target with the same kernels:
-    then weights that it bounds otherwise get other scales, and what that costs is said."""
-    path = Path(str(run.config.checkpoint))
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist")
-    prepared = prepare_model(run, run.model.module)
-    weights = load_weights(path)
-    try:
-        trained_for = prepared.load_from_target_(weights)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
-            f"(checkpoints/qat) and the model it was trained with. {str(error)[:300]}"
-        ) from error
-    prepared.set_observing_(False)
-    prepared.set_quantizing_(True)
-    if trained_for != prepared.target:
-        run.console.print(f"[yellow]note[/] {_retargeted(prepared, trained_for)}", highlight=False)
-    return prepared
-
-
-def _retargeted(prepared: PreparedModel, trained_for: str) -> str:
-    """What it costs to convert for another target than was trained for, in words."""
-    costs = target_costs(prepared, get_target(trained_for), get_target(prepared.target))
-    if not costs:
-        return f"trained for {trained_for}, converted for {prepared.target}: every weight keeps its scale, nothing changes"
-    before, after = (statistics.fmean(getattr(cost, side) for cost in costs) for side in ("before", "after"))
-    worst = max(costs, key=lambda cost: cost.before - cost.after)
-    return (
-        f"trained for {trained_for}, converted for {prepared.target}: {len(costs)} layers change the scales of their weights. "
-        f"Their SQNR goes from {before:.1f} to {after:.1f} dB on average (most in {worst.layer!r}: {worst.before:.1f} to "
-        f"{worst.after:.1f}). No training has seen that; qat-evaluate with the same keys measures it"
-    )
-
-
-def ready_program(config: Config) -> Int8Program | None:
-    """The program of `artifact`, once it is known that every engine runs it here; None for a `checkpoint`, whose target the
-    engines must be able to run. It takes a second: data and model are built afterwards.
-
-    Raises:
-        EngineError: an engine cannot.
-    """
-    if _given(config) == "checkpoint":
-        check_engines(config.engines, config.quantization.target)
-        return None
-    program = load_program(_artifact(config))
-    for engine in config.engines:
-        if refusal := get_engine(engine).refusal(program):
-            raise EngineError(f"engine {engine!r} cannot run {config.artifact}: {refusal}")
-    return program
-
-
 def saturation_table(found: Mapping[str, Mapping[str, str]]) -> Table:
     """Which weights each engine's kernels add in 16 bits on this CPU, per kind of layer."""
     kinds = [kind.value for kind in Kind]
@@ -215,12 +158,6 @@ def saturation_table(found: Mapping[str, Mapping[str, str]]) -> Table:
     for engine, words in found.items():
         table.add_row(engine, *(words[kind] for kind in kinds))
     return table
-
-
-def _given(config: Config) -> str:
-    if (config.artifact is None) == (config.checkpoint is None):
-        raise ConfigError("give either artifact=FOLDER or checkpoint=FILE")
-    return "artifact" if config.artifact is not None else "checkpoint"
 
 
 def _artifact(config: Config) -> Path:

@@ -9,7 +9,7 @@ and the engines that run it.
 | `any`      | every x86 CPU and ARM          | QNNPACK | every layer        | fbgemm, x86, qnnpack |
 
 Training guarantees what a target promises. It is no permission: whether a program may run is decided where it is loaded, from
-its weights and from what the kernels there do (`engines/native.py`).
+its weights and from what the kernels there do (`engines/native_engine.py`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_
 from qat.pipeline.train import train
 from qat.quantization.coverage import Coverage
 from qat.quantization.engines import saturation
-from qat.quantization.engines.native import NativeEngine
+from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.probe import Saturation
 from qat.quantization.layouts import ChannelsLast, Kind
 from qat.quantization.storage import load_program, read_manifest
@@ -180,9 +180,9 @@ def test_what_this_machine_cannot_run_is_refused_before_data_and_model_are_built
     monkeypatch.setattr("qat.pipeline.deployed.open_run", lambda *_: pytest.fail("the model was built"))
     unknown = Saturation(layouts=dict.fromkeys(Kind, ()), unexpected=("dense: positions 0 and 9",))
     monkeypatch.setattr(NativeEngine, "saturation", lambda self: unknown)
-    path = _artifact(finished) if given == "artifact" else _checkpoint(finished)
+    path: dict[str, Any] = {given: _artifact(finished) if given == "artifact" else _checkpoint(finished)}
     with pytest.raises(EngineError, match="positions 0 and 9"):
-        verb(tiny_config(tmp_path / "out", **{given: path}), quiet())
+        verb(tiny_config(tmp_path / "out", **path), quiet())
     assert not (tmp_path / "out").exists()
 
 

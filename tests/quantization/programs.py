@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.capture import InputSpec
-from qat.quantization.layouts import Layout
+from qat.quantization.layouts import Framed, Layout
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams, short_scale
 from qat.quantization.targets import get_target
@@ -358,3 +358,8 @@ def op_inputs(batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(batch, 8, 9, 7, generator=generator) * scale for scale in (3.0, 2.0))
     return a, b, torch.randn(batch, 8, 1, 1, generator=generator) * 3
+
+
+#: Taps that are no neighbours in rows of three, and are in rows of five behind a padding of (1, 1, 0, 1).
+TRAP = torch.tensor([0, 127, 127, 0, 0, 0, 0, 0, 0]).reshape(1, 1, 3, 3)
+TRAP_FRAME = Framed(size=5, top=2, left=1)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from qat.errors import ConfigError, EngineError, near
 from qat.quantization.engines.engine import Engine, Int8Model
 from qat.quantization.engines.fbgemm import Fbgemm
-from qat.quantization.engines.native import NativeEngine, missing
+from qat.quantization.engines.native import missing
+from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.qnnpack import Qnnpack
 from qat.quantization.engines.reference import Reference
 from qat.quantization.engines.x86 import X86

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from qat.quantization.engines.groups import merge_groups
 from qat.quantization.engines.lowering import Function
-from qat.quantization.engines.native import NativeEngine, NativeKernels
+from qat.quantization.engines.native import NativeKernels
+from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
 

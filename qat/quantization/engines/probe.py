@@ -115,9 +115,11 @@ def probe(kernels: LayerKernels, *, floats: bool) -> Saturation:
     for sample in _SAMPLES:
         if sample.floats and not floats:
             continue
-        weight, pairs, groups = _weight(sample)
+        with torch.no_grad(), torch.device("cpu"):  # whatever the caller's default is
+            weight, pairs, groups = _weight(sample)
+            sums = _sums(kernels, sample, weight, groups)
         kind = kind_of(sample.op, weight, groups)
-        found = {pair for pair, sum_ in zip(pairs, _sums(kernels, sample, weight, groups), strict=True) if sum_ != _EXACT}
+        found = {pair for pair, total in zip(pairs, sums, strict=True) if total != _EXACT}
         for layout in layouts_of(weight):
             if known := found & neighbours(layout, weight.shape[1:]):
                 layouts[kind][layout] = None
@@ -155,7 +157,7 @@ def _sums(kernels: LayerKernels, sample: _Sample, weight: Tensor, groups: int) -
     geometry = ((1,) * dims, tuple((k - 1) // 2 for k in sample.kernel), (1,) * dims, groups) if dims else ()
     grid = None if sample.floats else _OUT
     node = Node(name="probe", op=sample.op, args=(Ref("x"), None, None, None, *geometry), grid=grid)
-    run = kernels.layer(node, [weight, torch.ones(len(weight)), None], _IN)
+    run = kernels.layer(node, [weight, torch.ones(len(weight), dtype=torch.float32), None], _IN)
     x = torch.full((1, sample.channels * groups, *sample.kernel), ACTIVATION_HIGH, dtype=torch.uint8)
     if sample.floats:
         return [round(value) for value in run(x.float()).flatten().tolist()]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qat.quantization.engines.fbgemm import FbgemmKernels
 from qat.quantization.engines.lowering import Function
-from qat.quantization.engines.native import NativeEngine, pack_linear, quantized_engine
+from qat.quantization.engines.native import pack_linear, quantized_engine
+from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
 

@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[3]
 HERE = "tests/quantization/engines"
 
 #: What depends on which kernels run.
-FILES = [f"{HERE}/test_{name}.py" for name in ("saturation", "fidelity", "probe", "groups", "padding", "siblings")]
+FILES = [
+    f"{HERE}/test_{name}.py" for name in ("native_engine", "saturation", "fidelity", "probe", "groups", "padding", "siblings")
+]
 
 with_avx512 = pytest.mark.skipif(
     not torch.cpu._is_vnni_supported() or os.environ.get("QAT_TEST_CPU") == "avx2",

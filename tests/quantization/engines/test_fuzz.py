@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qat.quantization.engines import ENGINES
-from qat.quantization.engines.native import NativeEngine
+from qat.quantization.engines.native_engine import NativeEngine
 from tests.fuzz import differing
 
 

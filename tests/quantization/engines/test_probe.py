@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.errors import ConfigError, EngineError
-from qat.quantization.engines import ENGINES, check_engines, saturation
-from qat.quantization.engines.native import NativeEngine
+from qat.quantization.engines import ENGINES, saturation
+from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.probe import Saturation, probe
 from qat.quantization.layouts import ChannelsLast, Kind, Layout, PerTap
 from qat.quantization.program import Node
@@ -116,48 +115,3 @@ def test_worst_names_channel_and_sum() -> None:
     assert found.worst(Kind.LINEAR, weight) == (2, 129)
     assert found.worst(Kind.LINEAR, weight[:2]) is None
     assert found.worst(Kind.DENSE, weight) is None
-
-
-# --- refused before anything is built ---------------------------------------------------------------------------------
-
-
-def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Saturation(layouts=dict.fromkeys(Kind, (ChannelsLast(),)))
-    monkeypatch.setattr(NativeEngine, "saturation", lambda self: found)
-
-
-def test_target_of_other_machines_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    avx2(monkeypatch)
-    with pytest.raises(EngineError, match=r"'fbgemm' cannot be used in this.*linear and dense and grouped.*quantization=x86,"):
-        check_engines(["fbgemm"], "x86_vnni")
-
-
-@pytest.mark.parametrize(
-    ("engines", "target"), [(["fbgemm", "x86"], "x86"), (["fbgemm", "qnnpack"], "any"), (["reference"], "x86_vnni")]
-)
-def test_what_runs_everywhere_is_accepted(engines: list[str], target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_engines(engines, target)
-    avx2(monkeypatch)
-    check_engines(engines, target)
-
-
-@pytest.mark.parametrize(
-    ("engines", "target", "words"),
-    [
-        ([], "x86", r"engines=\[fbgemm\]"),
-        (["fbgem"], "x86", "Did you mean 'fbgemm'"),
-        (["qnnpack"], "x86", "it runs arm and any, and x86 runs on fbgemm, x86"),
-        (["fbgemm"], "arm", "arm runs on qnnpack"),
-        (["fbgemm"], "vnni", "now called x86_vnni"),
-    ],
-)
-def test_what_cannot_be_is_refused(engines: list[str], target: str, words: str) -> None:
-    with pytest.raises((ConfigError, EngineError), match=words):
-        check_engines(engines, target)
-
-
-def test_missing_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
-    with pytest.raises(EngineError, match="has no 'fbgemm' engine; it has qnnpack"):
-        check_engines(["fbgemm"], "x86")
-    assert saturation().keys() == {"qnnpack"}

@@ -14,27 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.errors import EngineError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.engines import native as native_module
-from qat.quantization.engines.native import NativeEngine, packed_weights
+from qat.quantization.engines.native_engine import NativeEngine, packed_weights
 from qat.quantization.engines.padding import padded_layers
-from qat.quantization.engines.probe import Saturation
-from qat.quantization.layouts import ChannelsLast, Framed, Kind, Layout, PerTap, kind_of, layouts_of, pair_sums
+from qat.quantization.layouts import ChannelsLast, Kind, kind_of, layouts_of, pair_sums
 from qat.quantization.prepare import prepare
 from qat.quantization.program import Node
-from qat.quantization.targets import TARGETS
-from tests.quantization.engines.test_padding import CHANNELS
-from tests.quantization.engines.test_padding import program as padded_program
 from tests.quantization.networks import CASES, Inline, converted
-from tests.quantization.programs import LAYERS, Layer, bounded, extreme_weight, layer_program
+from tests.quantization.programs import LAYERS, TRAP, TRAP_FRAME, Layer, extreme_weight
 from tests.quantization.sixteen_bits import exact_sum, saturating_sum
 
-#: What AVX2 machines do: every kind of layer, in both layouts.
-EVERYWHERE = Saturation(layouts=dict.fromkeys(Kind, (ChannelsLast(), PerTap())))
-NOWHERE = Saturation(layouts=dict.fromkeys(Kind, ()))
 X86_ENGINES = ("fbgemm", "x86")
 
 
@@ -42,11 +34,6 @@ def native(name: str) -> NativeEngine:
     engine = ENGINES[name]
     assert isinstance(engine, NativeEngine)
     return engine
-
-
-def emulate(monkeypatch: pytest.MonkeyPatch, found: Saturation) -> None:
-    """Let every engine believe that the probe of this machine found that."""
-    monkeypatch.setattr(NativeEngine, "saturation", lambda self: found)
 
 
 def groups_of(node: Node) -> int:
@@ -145,11 +132,6 @@ def test_float_linear_layers_are_exact_at_the_bound(shape: tuple[int, int]) -> N
     assert torch.equal(lower(program, "fbgemm")(x), lower(program, "reference")(x))
 
 
-#: Taps that are no neighbours in rows of three, and are in rows of five behind one that is padded.
-TRAP = torch.tensor([0, 127, 127, 0, 0, 0, 0, 0, 0]).reshape(1, 1, 3, 3)
-FRAMED = Framed(size=5, top=2, left=1)
-
-
 def test_taken_over_padding_is_exact_at_the_bound_of_its_frame() -> None:
     """A 3x3 kernel in rows of five has other neighbours. Weights bounded in the plain layout alone could saturate."""
     pad = (1, 1, 0, 1)
@@ -159,7 +141,7 @@ def test_taken_over_padding_is_exact_at_the_bound_of_its_frame() -> None:
         return y
 
     first, depthwise = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, stride=2, groups=8)
-    assert int(pair_sums(TRAP, ChannelsLast()).max()) == 127 < 128 < int(pair_sums(TRAP, FRAMED).max())
+    assert int(pair_sums(TRAP, ChannelsLast()).max()) == 127 < 128 < int(pair_sums(TRAP, TRAP_FRAME).max())
     with torch.no_grad():
         depthwise.weight.copy_(TRAP.float().expand(8, -1, -1, -1))
     model = Inline(padded, first=first, depthwise=depthwise).eval()
@@ -193,81 +175,3 @@ def test_every_weight_that_is_packed_was_checked(name: str, monkeypatch: pytest.
     checked = {row.numpy().tobytes() for _, weight in packed_weights(program) for row in weight}
     assert packed
     assert all(row.contiguous().numpy().tobytes() in checked for weight in packed for row in weight)
-
-
-# --- acceptance by proof --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("engine", X86_ENGINES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_program_that_satisfies_the_bound_runs_whatever_its_target_says(
-    target: str, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An honest artifact from a VNNI machine, its weights within the bound, on an AVX2 machine."""
-    emulate(monkeypatch, EVERYWHERE)
-    weight = extreme_weight((4, 8), [ChannelsLast()])
-    program = layer_program("int8.linear", weight, channels=8, target=target)
-    assert lower(program, engine).engine == engine
-
-
-@pytest.mark.parametrize("engine", X86_ENGINES)
-def test_program_that_could_saturate_is_refused_whatever_its_target_says(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crafted one that says `x86`. The message names layer, channel, sum, and what to do."""
-    emulate(monkeypatch, EVERYWHERE)
-    weight = extreme_weight((4, 8), [ChannelsLast()])
-    weight[2, 4], weight[2, 5] = -100, -103
-    program = layer_program("int8.linear", weight, channels=8, target="x86")
-    program = replace(
-        program, nodes=tuple(replace(n, layer="blocks.3.fc" if n.op == "int8.linear" else "") for n in program.nodes)
-    )
-    with pytest.raises(EngineError) as error:
-        lower(program, engine)
-    words = "layer 'blocks.3.fc'", "channel 2", "add up to 203", "128 is the most", "target 'x86'", "quantization=x86", "export"
-    for part in words:
-        assert part in str(error.value)
-
-
-def test_only_what_this_machine_adds_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = layer_program("int8.linear", extreme_weight((4, 8)), channels=8, target="x86_vnni")
-    emulate(monkeypatch, NOWHERE)
-    assert lower(program, "fbgemm")
-    emulate(monkeypatch, EVERYWHERE)
-    with pytest.raises(EngineError, match="could saturate"):
-        lower(program, "fbgemm")
-
-
-@pytest.mark.parametrize(("layout", "runs"), [(ChannelsLast(), True), (PerTap(), False)])
-def test_each_layout_is_asked_for_itself(layout: Layout, runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three input channels: the last of a tap and the first of the next are neighbours in one layout only."""
-    weight = torch.zeros(1, 3, 1, 3, dtype=torch.int8)
-    weight[0, 0, 0, 1] = weight[0, 1, 0, 1] = 127  # positions 3 and 4 in channels-last order, one tap's first two
-    geometry = ((1, 1), (0, 1), (1, 1), 1)
-    program = layer_program("int8.conv2d", weight, channels=3, geometry=geometry)
-    emulate(monkeypatch, Saturation(layouts={**NOWHERE.layouts, Kind.DENSE: (layout,)}))
-    if runs:
-        assert lower(program, "fbgemm")
-    else:
-        with pytest.raises(EngineError, match="add up to 254"):
-            lower(program, "fbgemm")
-
-
-def test_padded_layer_is_asked_as_it_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    emulate(monkeypatch, EVERYWHERE)
-    weight, amounts = TRAP.expand(CHANNELS, -1, -1, -1), (1, 1, 0, 1)
-    with pytest.raises(EngineError, match="add up to 254"):
-        lower(padded_program(weight=weight.to(torch.int8).contiguous(), amounts=amounts), "fbgemm")
-    weight = bounded(weight, [FRAMED])
-    assert lower(padded_program(weight=weight.to(torch.int8), amounts=amounts), "fbgemm")
-
-
-@pytest.mark.parametrize("name", ["reference", "qnnpack"])
-def test_engines_that_widen_run_what_nothing_bounds(name: str) -> None:
-    program = layer_program("int8.linear", extreme_weight((4, 8)), channels=8, target="arm")
-    assert lower(program, name).engine == name
-
-
-def test_engine_that_pairs_other_positions_than_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    emulate(monkeypatch, Saturation(layouts=NOWHERE.layouts, unexpected=("dense (36, 4, 3, 3): positions 0 and 9",)))
-    program = layer_program("int8.linear", torch.ones(4, 8, dtype=torch.int8), channels=8)
-    with pytest.raises(EngineError, match=r"other products.*positions 0 and 9.*reference.*report"):
-        lower(program, "fbgemm")

@@ -1,0 +1,77 @@
+"""What the commands for trained runs work on: an artifact's program, or the prepared model of a QAT checkpoint."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from qat.callbacks.checkpoint import load_weights
+from qat.config import Config
+from qat.errors import ConfigError, EngineError
+from qat.pipeline.run import Run, prepare_model
+from qat.quantization.engines import check_engines, get_engine
+from qat.quantization.prepare import PreparedModel
+from qat.quantization.program import Int8Program
+from qat.quantization.storage import load_program
+from qat.quantization.targets import get_target
+from qat.quantization.weight_error import target_costs
+
+
+def ready_program(config: Config) -> Int8Program | None:
+    """The program of `artifact`, once it is known that every engine runs it here; None for a `checkpoint`, whose target the
+    engines must be able to run. It takes a second: data and model are built afterwards.
+
+    Raises:
+        EngineError: an engine cannot.
+    """
+    if given(config) == "checkpoint":
+        check_engines(config.engines, config.quantization.target)
+        return None
+    program = load_program(str(config.artifact))
+    for engine in config.engines:
+        if refusal := get_engine(engine).refusal(program):
+            raise EngineError(f"engine {engine!r} cannot run {config.artifact}: {refusal}")
+    return program
+
+
+def load_prepared(run: Run) -> PreparedModel:
+    """The prepared model of a QAT checkpoint. Its scheme must be the configured one, but for a target with the same kernels:
+    then weights that it bounds otherwise get other scales, and what that costs is said."""
+    path = Path(str(run.config.checkpoint))
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist")
+    prepared = prepare_model(run, run.model.module)
+    weights = load_weights(path)
+    try:
+        trained_for = prepared.load_from_target_(weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
+            f"(checkpoints/qat) and the model it was trained with. {str(error)[:300]}"
+        ) from error
+    prepared.set_observing_(False)
+    prepared.set_quantizing_(True)
+    if trained_for != prepared.target:
+        run.console.print(f"[yellow]note[/] {_retargeted(prepared, trained_for)}", highlight=False)
+    return prepared
+
+
+def _retargeted(prepared: PreparedModel, trained_for: str) -> str:
+    """What it costs to convert for another target than was trained for, in words."""
+    costs = target_costs(prepared, get_target(trained_for), get_target(prepared.target))
+    if not costs:
+        return f"trained for {trained_for}, converted for {prepared.target}: every weight keeps its scale, nothing changes"
+    before, after = (statistics.fmean(getattr(cost, side) for cost in costs) for side in ("before", "after"))
+    worst = max(costs, key=lambda cost: cost.before - cost.after)
+    return (
+        f"trained for {trained_for}, converted for {prepared.target}: {len(costs)} layers change the scales of their weights. "
+        f"Their SQNR goes from {before:.1f} to {after:.1f} dB on average (most in {worst.layer!r}: {worst.before:.1f} to "
+        f"{worst.after:.1f}). No training has seen that; qat-evaluate with the same keys measures it"
+    )
+
+
+def given(config: Config) -> str:
+    """Which of the two a command is given, `artifact` or `checkpoint`; `ConfigError` when it is not exactly one."""
+    if (config.artifact is None) == (config.checkpoint is None):
+        raise ConfigError("give either artifact=FOLDER or checkpoint=FILE")
+    return "artifact" if config.artifact is not None else "checkpoint"
