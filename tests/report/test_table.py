@@ -41,7 +41,7 @@ def test_one_model_alone_is_the_title_of_the_table() -> None:
 def test_summary_says_interval_gates_coverage_and_conditions() -> None:
     text = " ".join(_print().split())
     for part in (
-        "n = 360, seed 3",
+        "n = 360, seed 3, target x86",
         "drop +0.56 points, 95 % interval [-0.10, +1.20]",
         "8.00 → 2.00 ms",
         f"{REPORT['environment']['threads']} threads",
