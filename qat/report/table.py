@@ -62,7 +62,8 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     environment, artifact = report["environment"], report["artifact"]
     console.print(
         f"{report['metric']['name']} on {report['data']}, n = {report['n_eval']}, seed {report['seed']}, target "
-        f"{report['target']}; drop {report['drop']['value']:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
+        f"{report['target']}; drop {report['drop']['value']:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] "
+        "(paired bootstrap)",
         highlight=False,
     )
     others = [name for name in report["metrics"]["int8"] if name != report["metric"]["name"]]
