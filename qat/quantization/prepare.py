@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from qat.errors import ConvertError, SchemeError
+from qat.errors import ConfigError, ConvertError, SchemeError, near
 from qat.quantization.capture import Captured, InputSpec, capture
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
 from qat.quantization.graph import GraphNode, fx_value, rebind_device_
@@ -19,7 +19,7 @@ from qat.quantization.kernel_table import Kernel, Role, argument
 from qat.quantization.layouts import Layout, frame_of
 from qat.quantization.observer import make_observer
 from qat.quantization.placement import Placement, place
-from qat.quantization.targets import Target, get_target, renamed
+from qat.quantization.targets import TARGETS, Target, get_target, renamed
 
 
 class PreparedModel(nn.Module):
@@ -126,6 +126,7 @@ def prepare(
     observer: str = "moving_average",
     keep_float: Sequence[str] = (),
     dynamic_dims: Sequence[Sequence[int]] | None = None,
+    backend: str | None = None,
 ) -> PreparedModel:
     """Capture `model`, fold its batch norms and place fake quantization for `target`; `model` is left alone.
 
@@ -135,11 +136,16 @@ def prepare(
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: shell-style patterns over dotted layer names that must stay float.
         dynamic_dims: see `capture`.
+        backend: taken by an earlier qat; refused with what it is called now.
 
     Raises:
         CaptureError, ConfigError, KeepFloatError: see their messages.
         ConvertError: nothing in the model can run as INT8.
     """
+    if backend is not None:
+        raise ConfigError(
+            f"prepare takes target=NAME instead of backend={backend!r}.{renamed(backend) or near(backend, TARGETS)}"
+        )
     made_for = get_target(target)
     captured = capture(model, example_inputs, dynamic_dims=dynamic_dims)
     placement = place(captured.module.graph, made_for, keep_float=keep_float)

@@ -118,6 +118,12 @@ def test_prepare_refuses_unknown_settings() -> None:
             prepare(case.model(), (case.inputs(),), **options)
 
 
+def test_prepare_says_what_a_backend_is_called_now() -> None:
+    case = CASES["conv"]
+    with pytest.raises(ConfigError, match=r"target=NAME instead of backend='qnnpack'. It is now called arm"):
+        prepare(case.model(), (case.inputs(),), backend="qnnpack")
+
+
 def test_prepare_refuses_a_model_in_which_nothing_can_be_int8() -> None:
     with pytest.raises(ConvertError, match="no layer of Inline can run as INT8"):
         prepare(Inline(lambda m, x: F.gelu(x) * 2), (torch.randn(2, 3),))
