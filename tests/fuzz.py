@@ -18,16 +18,23 @@ from tests.quantization.programs import Layer
 
 
 def random_layer(generator: torch.Generator) -> Layer:
-    """A layer of any kind: linear, dense, grouped, depthwise with and without multiplier, in one and two dimensions."""
+    """A layer of any kind: linear, dense, grouped, depthwise with and without multiplier, in one and two dimensions, and
+    depthwise behind a padding of its own."""
 
     def one_of(*values: int) -> int:
         return values[int(torch.randint(len(values), (), generator=generator))]
 
-    kind = one_of(0, 1, 2, 3, 3)
+    kind = one_of(0, 1, 2, 3, 3, 4)
     zero_point = one_of(0, 131, 131, 255)
     if kind == 0:
         features, out = one_of(1, 2, 3, 5, 8, 13, 33, 64, 130), one_of(1, 4, 7, 16, 33)
         return Layer("int8.linear", (out, features), (), zero_point=zero_point, float_output=bool(one_of(0, 1)))
+    if kind == 4:
+        channels, kernel, stride = one_of(8, 16, 24), one_of(3, 3, 5), one_of(1, 2)
+        pads = tuple(one_of(0, 1, 2) for _ in range(4))
+        around = ((stride, stride), (0, 0), (1, 1), channels)
+        area = (kernel + one_of(0, 1, 2, 5), kernel + one_of(0, 1, 2, 5))
+        return Layer("int8.conv2d", (channels, 1, kernel, kernel), area, around, zero_point=zero_point, pads=pads)
     dims = one_of(1, 2, 2, 2)
     kernel = one_of(1, 2, 3, 3, 5, 7) if kind != 3 else one_of(3, 3, 5, 7, 2)
     stride, dilation = one_of(1, 1, 2), one_of(1, 1, 1, 2)

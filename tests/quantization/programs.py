@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.capture import InputSpec
-from qat.quantization.layouts import Framed, Layout
+from qat.quantization.layouts import Framed, Layout, frame_of
 from qat.quantization.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams, short_scale
 from qat.quantization.targets import get_target
@@ -111,6 +111,7 @@ def layer_program(
     channels: int,
     between: int = 0,
     geometry: tuple[Any, ...] = (),
+    pads: Sequence[int] = (),
     float_output: bool = False,
     zero_point: int = INPUT_GRID.zero_point,
     bias: bool = True,
@@ -125,6 +126,7 @@ def layer_program(
         channels: of the input (features of a linear layer).
         between: dimensions between the batch and the features of a linear layer.
         geometry: stride, padding, dilation, groups of a convolution.
+        pads: zero padding of its own in front of a convolution.
     """
     generator = torch.Generator().manual_seed(seed)
     free = (None,) * (between or weight.dim() - 2)
@@ -134,9 +136,10 @@ def layer_program(
     spread = float(scale.mean()) * source.scale * 127 * 90 * terms**0.5
     shape = (*free, channels) if op == "int8.linear" else (channels, *free)
     writer = Writer(shape, target=target)
+    x = writer.quantized(grid=source)
     y = writer.layer(
         op,
-        writer.quantized(grid=source),
+        writer.add("aten.pad.default", x, list(pads), grid=source) if pads else x,
         weight,
         scale,
         torch.randn(weight.shape[0], generator=generator) * spread / 2 if bias else None,
@@ -154,6 +157,7 @@ class Layer:
         weight: its shape.
         size: spatial size of the input, or what stands before the features of a linear layer.
         geometry: stride, padding, dilation, groups of a convolution.
+        pads: zero padding of its own in front of a convolution.
     """
 
     op: str
@@ -163,6 +167,7 @@ class Layer:
     float_output: bool = False
     zero_point: int = INPUT_GRID.zero_point
     bias: bool = True
+    pads: tuple[int, ...] = ()
 
     @property
     def groups(self) -> int:
@@ -177,7 +182,9 @@ class Layer:
         return self.groups > 1 and self.weight[1] == 1
 
     def layouts(self, target: str = "x86") -> tuple[Layout, ...]:
-        return get_target(target).layouts(self.op, torch.empty(self.weight), self.groups)
+        weight = torch.empty(self.weight)
+        frame = frame_of(weight, groups=self.groups, dilation=self.geometry[2], pads=self.pads) if self.pads else None
+        return get_target(target).layouts(self.op, weight, self.groups, frame)
 
     def program(self, *, target: str = "x86", bound: bool = True, seed: int = 0) -> Int8Program:
         """With weights at the limit of what the target allows; without `bound`, of what 8 bits hold."""
@@ -187,6 +194,7 @@ class Layer:
             channels=self.channels,
             between=len(self.size) if self.op == "int8.linear" else 0,
             geometry=self.geometry,
+            pads=self.pads,
             float_output=self.float_output,
             zero_point=self.zero_point,
             bias=self.bias,
@@ -241,6 +249,9 @@ LAYERS: dict[str, Layer] = {
     "depthwise 5x5": conv(16, 1, 5, groups=16),
     "depthwise 5x5 stride 2": conv(24, 1, 5, groups=24, stride=2),
     "depthwise 7x7": conv(16, 1, 7, groups=16),
+    "depthwise behind a padding": Layer(
+        "int8.conv2d", (16, 1, 3, 3), (12, 12), ((2, 2), (0, 0), (1, 1), 16), pads=(1, 1, 0, 1)
+    ),
     "depthwise of 104 channels": conv(104, 1, 3, groups=104),
     "depthwise of 13 channels": conv(13, 1, 3, groups=13),
     "depthwise with multiplier 2": conv(32, 1, 3, groups=16),

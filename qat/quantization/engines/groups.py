@@ -1,9 +1,9 @@
 """Grouped convolutions that FBGEMM's kernels overrun: groups are merged until another kernel takes the layer.
 
-FBGEMM has kernels for 3x3 convolutions with as many outputs as inputs per group, 2 or 4 of them, that work on 16 channels at
-a time. Where there are more than 16 channels and no multiple of 16, they read and write behind their buffers: wrong outputs and
-a damaged heap (seen with torch 2.15 on AVX2 and AVX-512: 4 channels in 5, 6, 7, 9 or 10 groups, 2 in 9, 10 or 12). With f
-groups merged into one, whose weights between different groups are zero,
+FBGEMM has kernels for 3x3 convolutions with as many outputs as inputs per group, 2 or 4 of them, that take 8 (AVX2) or 16
+(AVX-512) channels at a time. Where there are more channels than that and no multiple of it, they read and write behind their
+buffers: wrong outputs and a damaged heap (torch 2.15, every number of groups up to 24; groups of 8 and 16 channels are sound).
+With f groups merged into one, whose weights between different groups are zero,
 
     w'[g f o + j o + a, j i + b] = w[g f o + j o + a, b],       j = 0 .. f - 1; a, b: output and input within the group,
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from qat.quantization.program import Node
 
-#: Channels that the kernels take at a time, and the channels per group that they are for.
-_VECTOR, _SMALL = 16, (2, 4)
+#: Channels that the kernels take at a time on one machine or another, and the channels per group that they are for.
+_VECTORS, _SMALL = (8, 16), (2, 4)
 
 
 def merge_groups(node: Node, weight: Tensor) -> tuple[Node, Tensor]:
@@ -43,4 +43,4 @@ def merge_groups(node: Node, weight: Tensor) -> tuple[Node, Tensor]:
 def _overrun(weight: Tensor, groups: int) -> bool:
     inputs, channels = weight.shape[1], weight.shape[0]
     small = groups > 1 and inputs in _SMALL and channels == groups * inputs and tuple(weight.shape[2:]) == (3, 3)
-    return small and channels > _VECTOR and channels % _VECTOR != 0
+    return small and channels > min(_VECTORS) and channels % max(_VECTORS) != 0

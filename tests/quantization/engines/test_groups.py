@@ -12,9 +12,9 @@ from qat.quantization.layouts import ChannelsLast, pair_sums
 from qat.quantization.program import Node, Ref
 from tests.quantization.programs import Layer, conv, extreme_weight
 
-#: (channels per group, groups) on which the unmerged kernels gave wrong outputs or a damaged heap.
-OVERRUN = [(2, 9), (2, 10), (2, 12), (2, 77), (4, 5), (4, 6), (4, 7), (4, 9), (4, 10), (4, 158)]
-SOUND = [(2, 8), (2, 16), (4, 2), (4, 4), (4, 8), (4, 12), (8, 3), (8, 7), (16, 3), (3, 7), (5, 3)]
+#: (channels per group, groups) on which the unmerged kernels of AVX2 or AVX-512 gave wrong outputs or a damaged heap.
+OVERRUN = [(2, 5), (2, 7), (2, 9), (2, 10), (2, 12), (2, 77), (4, 3), (4, 5), (4, 6), (4, 7), (4, 9), (4, 10), (4, 158)]
+SOUND = [(2, 3), (2, 4), (2, 8), (2, 16), (4, 2), (4, 4), (4, 8), (4, 12), (8, 3), (8, 7), (16, 3), (3, 7), (5, 3)]
 
 
 def grouped(channels: int, groups: int, stride: int = 1) -> Layer:
