@@ -87,6 +87,7 @@ def wandb_sweep() -> None:
     parser.add_argument("--output", type=Path, default=Path("sweep.yaml"), help="file to write (%(default)s)")
     arguments = parser.parse_args()
     try:
+        refuse_earlier_names(arguments.overrides)
         write_text(arguments.output, yaml.safe_dump(describe(arguments.overrides, arguments.method), sort_keys=False))
     except QatError as error:
         say(error)

@@ -48,25 +48,35 @@ def held(path: Path) -> Iterator[Path]:
         _claim(path, lock)
     except OSError as error:
         raise ConfigError(f"cannot write the folder {path}: {error.strerror}") from error
+    owner = os.getpid()
     try:
         yield path
     finally:
-        (path / LOCK).unlink(missing_ok=True)  # while it is held; who opened it before sees that it is gone, and makes another
-        with suppress(OSError):
-            path.rmdir()  # when it is empty: refused before anything was written
-        lock.release()
+        if os.getpid() == owner:  # a forked child that ends here holds nothing
+            _release(path, lock)
+
+
+def _release(path: Path, lock: FileLock) -> None:
+    """Give the lock back; the file goes while it is held, so that who has opened it before sees that, and makes another."""
+    (path / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()  # when it is empty: refused before anything was written
+    lock.release()
 
 
 def _claim(path: Path, lock: FileLock) -> None:
     """Make the folder and take its lock; both may go at any moment, when whoever holds them leaves."""
     for _ in range(TRIES):
-        path.mkdir(parents=True, exist_ok=True)
         try:
+            path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             (path / LOCK).write_text(str(os.getpid()))
             return
         except FileNotFoundError:
             continue
+        except FileExistsError:  # it went between two looks of mkdir, or is no folder
+            if path.exists() and not path.is_dir():
+                raise
         except Timeout:
             raise ConfigError(f"{path} is in use by {_owner(path)}; wait for it or give another output") from None
     raise ConfigError(f"the folder {path} vanishes as soon as it is made; give another output")

@@ -43,7 +43,8 @@ def random_layer(generator: torch.Generator) -> Layer:
     per_group = {1: one_of(1, 2, 3, 4, 7, 8, 16), 2: one_of(2, 3, 4, 4, 8, 16), 3: 1}[kind]
     multiple = one_of(per_group, per_group, 1, 3) if kind == 2 else one_of(1, 1, 2)
     outputs = one_of(1, 4, 8, 17) if kind == 1 else groups * multiple
-    geometry = (*((value,) * dims for value in (stride, padding, dilation)), groups)
+    strides = (stride, one_of(1, 2)) if dims == 2 and one_of(0, 0, 0, 1) else (stride,) * dims
+    geometry = (strides, *((value,) * dims for value in (padding, dilation)), groups)
     least = (kernel - 1) * dilation + 1
     size = tuple(least + one_of(0, 1, 2, 6) for _ in range(dims))
     shape = (outputs, per_group, *(kernel,) * dims)

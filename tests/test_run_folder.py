@@ -122,6 +122,23 @@ print(wins)
 """
 
 
+FORKED = """
+import os, sys
+from pathlib import Path
+from qat.run_folder import held
+with held(Path(sys.argv[1])):
+    if os.fork() == 0:
+        raise SystemExit
+    os.wait()
+    assert (Path(sys.argv[1]) / ".lock").exists()
+"""
+
+
+def test_forked_child_that_ends_does_not_give_the_folder_of_its_parent_back(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_two_processes_hold_a_folder(tmp_path: Path) -> None:
     """Several that enter and leave as fast as they can, making and removing folder and lock."""
     arguments = [sys.executable, "-c", RACER, str(tmp_path / "run")]

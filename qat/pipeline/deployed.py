@@ -140,8 +140,8 @@ def benchmark_deployed(config: Config, console: Console | None = None) -> dict[s
 def export_checkpoint(config: Config, console: Console | None = None) -> Path:
     """Convert a QAT `checkpoint` into an artifact folder at `output`."""
     console = console or Console()
-    if config.checkpoint is None:
-        raise ConfigError("export needs checkpoint=PATH, a .ckpt of the QAT stage")
+    if config.checkpoint is None or config.artifact is not None:
+        raise ConfigError("export needs checkpoint=PATH, a .ckpt of the QAT stage, and no artifact")
     check_engines(config.engines, config.quantization.target)
     run = open_run(config, None, console)
     program = convert(load_prepared(run))

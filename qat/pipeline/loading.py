@@ -39,7 +39,8 @@ def load_prepared(run: Run) -> PreparedModel:
     then weights that it bounds otherwise get other scales, and what that costs is said."""
     path = Path(str(run.config.checkpoint))
     if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist")
+        what = "is a folder; give one of the files in it" if path.is_dir() else "does not exist"
+        raise ConfigError(f"checkpoint {path} {what}")
     prepared = prepare_model(run, run.model.module)
     weights = load_weights(path)
     try:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qat.errors import ConfigError, ConvertError, SchemeError, near
@@ -92,7 +93,8 @@ class PreparedModel(nn.Module):
         if "_extra_state" not in state:
             raise RuntimeError("it holds no quantization scheme: it is of no prepared model")
         scheme = json.loads(state["_extra_state"])
-        self.load_state_dict({**state, "_extra_state": json.dumps({**scheme, "target": self.target})})
+        retargeted = {**scheme, "target": self.target}
+        self.load_state_dict({**state, "_extra_state": json.dumps(retargeted)} if retargeted == self.scheme else state)
         return str(scheme["target"])
 
     def get_extra_state(self) -> str:
@@ -198,9 +200,12 @@ def bounded_layouts(node: GraphNode, network: nn.Module, target: Target) -> tupl
     op, weight = str(node.target), fx_value(network, stored)
     if "linear" in op:
         return target.layouts(op, weight, 1)
+    source = node.args[0]
+    while source.target is torch.ops.aten.detach.default:  # no op of the program
+        source = source.args[0]
     groups: Any = argument(node, 6, "groups", 1)
     dilation: Any = argument(node, 5, "dilation", (1,))
-    pads = node.args[0].args[1] if str(node.args[0].target) == "aten.pad.default" else ()
+    pads = source.args[1] if str(source.target) == "aten.pad.default" else ()
     frame = frame_of(weight, groups=groups, dilation=(dilation,) if isinstance(dilation, int) else dilation, pads=pads)
     return target.layouts(op, weight, groups, frame)
 

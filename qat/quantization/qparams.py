@@ -108,7 +108,7 @@ def weight_scale(weight: Tensor, layouts: Sequence[Layout] = ()) -> Tensor:
     Returns:
         float32, shape (C,), >= MIN_SCALE.
     """
-    weight = weight.detach()
+    weight = weight.detach().to(torch.float32)
     scale = weight.flatten(1).abs().amax(1) / WEIGHT_HIGH
     for layout in layouts:
         scale = torch.maximum(scale, pair_sums(weight, layout) / (PAIR_BOUND - 0.01))

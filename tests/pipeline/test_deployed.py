@@ -157,6 +157,14 @@ def test_checkpoint_of_another_scheme_is_refused(finished: Path, tmp_path: Path)
         export_checkpoint(config, quiet())
 
 
+def test_export_takes_no_artifact_and_no_folder_for_a_checkpoint(finished: Path, tmp_path: Path) -> None:
+    both = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished), artifact=_artifact(finished))
+    with pytest.raises(ConfigError, match="no artifact"):
+        export_checkpoint(both, quiet())
+    with pytest.raises(ConfigError, match="is a folder"):
+        export_checkpoint(tiny_config(tmp_path / "out", checkpoint=str(finished / "checkpoints" / "qat")), quiet())
+
+
 def test_export_for_another_target_with_the_same_kernels_says_what_it_costs(finished: Path, tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=400)
     config = tiny_config(

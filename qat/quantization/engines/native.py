@@ -6,6 +6,7 @@ upstream has announced to remove (pytorch#184982). Programs and artifacts hold n
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +32,15 @@ _ON_QUANTIZED = frozenset(
 )
 
 
+#: Which engine is selected is one setting of the whole process: who selects one is alone until it is given back.
+_SELECTED = threading.RLock()
+
+
 @contextmanager
 def quantized_engine(name: str) -> Iterator[None]:
-    """Select PyTorch's quantized engine for weight packing and kernel calls inside the block."""
-    previous = torch.backends.quantized.engine
-    with warnings.catch_warnings():
+    """Select PyTorch's quantized engine for weight packing and kernel calls inside the block; one thread at a time."""
+    with _SELECTED, warnings.catch_warnings():
+        previous = torch.backends.quantized.engine
         warnings.filterwarnings("ignore", message=".*(quint8|qint8|quantized).*", category=UserWarning)
         torch.backends.quantized.engine = name
         try:
@@ -58,7 +63,7 @@ class NativeKernels(Kernels):
     def quantize(self, grid: QParams) -> Function:
         scale, zero_point = grid.scale, grid.zero_point
         # PyTorch warns at the first quantized tensor of a process: let that be here, inside `quantized_engine`.
-        torch.quantize_per_tensor(torch.zeros(1), scale, zero_point, torch.quint8)
+        torch.quantize_per_tensor(torch.zeros(1, dtype=torch.float32, device="cpu"), scale, zero_point, torch.quint8)
 
         def quantize(x: Tensor) -> Tensor:
             if x.dim() == 4:

@@ -134,7 +134,7 @@ def neighbours(layout: Layout, shape: tuple[int, ...]) -> set[tuple[int, int]]:
     Args:
         shape: (I, *kernel).
     """
-    (row,) = layout.rows(torch.arange(1, math.prod(shape) + 1).reshape(1, *shape)).tolist()
+    (row,) = layout.rows(torch.arange(1, math.prod(shape) + 1, device="cpu").reshape(1, *shape)).tolist()
     return {(min(a, b) - 1, max(a, b) - 1) for a, b in zip(row[0::2], row[1::2], strict=True) if a and b}
 
 

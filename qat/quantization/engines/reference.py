@@ -108,7 +108,7 @@ class _ReferenceKernels(Kernels):
         weight, weight_scale, bias = tensors
         assert weight is not None
         assert weight_scale is not None
-        largest = ACTIVATION_HIGH * int(weight.flatten(1).abs().sum(1, dtype=torch.int64).max())
+        largest = ACTIVATION_HIGH * int(weight.flatten(1).to(torch.int64).abs().sum(1).max())
         dtype = torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
         shape = (-1,) if node.op == "int8.linear" else (-1, *([1] * (weight.dim() - 2)))
         scale = (weight_scale * torch.tensor(grid.scale, dtype=torch.float32)).reshape(shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.quantization.engines import ENGINES, saturation
+from qat.quantization.engines import ENGINES, lower, saturation
+from qat.quantization.engines.native import quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.probe import Saturation, probe
 from qat.quantization.layouts import ChannelsLast, Kind, Layout, PerTap
 from qat.quantization.program import Node
 from qat.quantization.qparams import QParams
+from tests.quantization.programs import LAYERS
 from tests.quantization.sixteen_bits import saturating_sum
 
 NATIVE = [name for name, engine in ENGINES.items() if isinstance(engine, NativeEngine)]
@@ -106,6 +110,49 @@ def test_probe_knows_the_kernels_of_this_machine(name: str) -> None:
 def test_probe_leaves_the_selected_engine_alone() -> None:
     before = torch.backends.quantized.engine
     saturation()
+    assert torch.backends.quantized.engine == before
+
+
+@contextmanager
+def defaults(device: str, dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_device(device)
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_device("cpu")
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.float32), ("cpu", torch.float64), ("cpu", torch.bfloat16)])
+def test_probe_does_not_depend_on_defaults_of_the_process(device: str, dtype: torch.dtype) -> None:
+    expected = saturation()
+    with defaults(device, dtype):
+        for name in NATIVE:
+            engine = ENGINES[name]
+            assert isinstance(engine, NativeEngine)
+            with quantized_engine(name):
+                assert probe(engine.kernels(), floats=engine.kernels.quantizes_inside).words() == expected[name]
+
+
+def test_engines_can_be_probed_and_packed_in_several_threads() -> None:
+    """Which engine is selected is one setting of the process; nobody reads another's kernels for their own."""
+    expected, before = saturation(), torch.backends.quantized.engine
+    layer = LAYERS["depthwise 3x3"]
+    program, x = layer.program(target="any"), layer.inputs(2)
+    exact = lower(program, "reference")(x)
+    step = float(next(program.layers()).grid.scale)  # type: ignore[union-attr]
+
+    def work(name: str) -> bool:
+        engine = ENGINES[name]
+        assert isinstance(engine, NativeEngine)
+        with quantized_engine(name):
+            found = probe(engine.kernels(), floats=engine.kernels.quantizes_inside).words()
+        difference = float((lower(program, name)(x) - exact).abs().max())
+        return found == expected[name] and difference <= (0.0 if name == "fbgemm" else 1.01 * step)
+
+    with ThreadPoolExecutor(len(NATIVE)) as pool:
+        assert all(pool.map(work, NATIVE * 6))
     assert torch.backends.quantized.engine == before
 
 

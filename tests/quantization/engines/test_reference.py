@@ -18,7 +18,7 @@ from qat.quantization.engines.lowering import aten_op
 from qat.quantization.engines.reference import fused_multiply_add, quantize, requantize
 from qat.quantization.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program import Int8Program, Node, Ref, leaves, map_leaves
-from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, op_inputs, op_program
+from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, layer_program, op_inputs, op_program
 
 
 def accumulator(layer: Layer, program: Int8Program, node: Node, integers: Tensor) -> Tensor:
@@ -184,3 +184,18 @@ def test_fused_multiply_add_rounds_once_where_the_addend_only_breaks_a_tie() -> 
         best = [value for value, d in zip(candidates, distance, strict=True) if d == min(distance)]
         even = [value for value in best if value.view(np.int32) % 2 == 0]
         assert got == float(best[0] if len(best) == 1 else even[0])
+
+
+def test_sums_of_the_lowest_weights_are_exact() -> None:
+    """-128 has no positive counterpart in int8: whether float32 suffices has to be asked in wider integers."""
+    weight = torch.full((3, 4000), -128, dtype=torch.int8)
+    weight[:, 1::2] = -127
+    program = layer_program("int8.linear", weight, channels=4000, float_output=True, bias=False)
+    node = next(program.layers())
+    x = torch.randint(0, 256, (5, 4000), generator=torch.Generator().manual_seed(0))
+    (source,) = [n.grid for n in program.nodes if n.op == "int8.quantize"]
+    assert source is not None
+    got = lower(program, "reference")((x - source.zero_point).float() * source.scale)
+    exact = ((x - source.zero_point) * 1.0).double() @ weight.double().T
+    scale = program.tensors[node.args[2].name] * source.scale
+    assert torch.equal(got, (exact.float() * scale))

@@ -7,7 +7,7 @@ import torch
 
 from qat.quantization.engines import lower
 from tests.quantization.networks import CASES, converted
-from tests.quantization.programs import LAYERS
+from tests.quantization.programs import LAYERS, Layer
 
 
 @pytest.mark.parametrize("names", [("dense 1x1", "dense 3x3 wide", "conv1d"), ("grouped 16", "linear 1000", "linear tokens")])
@@ -37,3 +37,14 @@ def test_x86_decides_like_the_reference() -> None:
         x = CASES[name].inputs(16, seed=3)
         exact, got = (lower(converted(name, "x86"), engine)(x) for engine in ("reference", "x86"))
         assert float((exact.argmax(1) == got.argmax(1)).float().mean()) >= 0.98
+
+
+@pytest.mark.parametrize("size", [(4, 3), (4, 4), (9, 11)])
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1)])
+def test_x86_is_within_a_step_at_strides_that_differ(stride: tuple[int, int], size: tuple[int, int]) -> None:
+    """oneDNN's depthwise kernel with a multiplier is off by up to 200 steps there."""
+    layer = Layer("int8.conv2d", (16, 1, 3, 3), size, (stride, (0, 0), (1, 1), 8))
+    program, x = layer.program(), layer.inputs(2)
+    name = next(program.layers()).name
+    exact, got = (lower(program, engine).watch(x)[1][name].int() for engine in ("reference", "x86"))
+    assert int((exact - got).abs().max()) <= 1
