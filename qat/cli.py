@@ -33,14 +33,14 @@ def evaluate() -> None:
     """The metric of an artifact or a QAT checkpoint on any engine."""
     from qat.pipeline.deployed import evaluate_deployed
 
-    _main(lambda config, _: evaluate_deployed(config))
+    _main(_of_checkpoint(evaluate_deployed))
 
 
 def inspect() -> None:
     """Coverage, ranges and per-layer SQNR of a QAT checkpoint or an artifact."""
     from qat.pipeline.deployed import inspect_deployed
 
-    _main(lambda config, _: inspect_deployed(config))
+    _main(_of_checkpoint(inspect_deployed))
 
 
 def benchmark() -> None:
@@ -54,7 +54,7 @@ def export() -> None:
     """A QAT checkpoint to an artifact folder."""
     from qat.pipeline.deployed import export_checkpoint
 
-    _main(lambda config, _: export_checkpoint(config))
+    _main(_of_checkpoint(export_checkpoint))
 
 
 def report() -> None:
@@ -111,6 +111,17 @@ def _train(config: Config, overrides: list[str]) -> Any:
 
     check_kind(config.launch.kind)
     return launch(config, overrides) if config.launch.kind == "torchrun" else run(config, overrides=overrides)
+
+
+def _of_checkpoint(verb: Callable[[Config], Any]) -> Callable[[Config, list[str]], Any]:
+    """A verb that takes a checkpoint for the target that it was trained for, where the command names no other."""
+    from qat.pipeline.loading import with_own_target
+
+    def call(config: Config, overrides: list[str]) -> Any:
+        keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+        return verb(config if keys & {"quantization", "quantization.target"} else with_own_target(config))
+
+    return call
 
 
 def refuse_earlier_names(arguments: Sequence[str]) -> None:

@@ -79,6 +79,7 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
         console.print(f"{found.macs_int8:.1%} of {found.macs / 1e6:.1f} M multiply-accumulates in INT8", highlight=False)
         for op in found.float_ops:
             console.print(f"  float: {op.op} in {op.layer or '(model)'}: {op.reason}", highlight=False)
+    console.print(f"made for {program.target}", highlight=False)
     console.print(layer_table(rows, program, against))
     grids = program.grids()
     result["layers"] = [

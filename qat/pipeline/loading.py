@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
-from qat.errors import ConfigError, EngineError
+from qat.errors import ConfigError, EngineError, SchemeError
 from qat.pipeline.run import Run, prepare_model
 from qat.quantization.engines import check_engines, get_engine
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepare import PreparedModel, target_of
 from qat.quantization.program import Int8Program
 from qat.quantization.storage import load_program
-from qat.quantization.targets import get_target
+from qat.quantization.targets import TARGETS, get_target
 from qat.quantization.weight_error import target_costs
 
 
@@ -37,14 +39,17 @@ def ready_program(config: Config) -> Int8Program | None:
 def load_prepared(run: Run) -> PreparedModel:
     """The prepared model of a QAT checkpoint. Its scheme must be the configured one, but for a target with the same kernels:
     then weights that it bounds otherwise get other scales, and what that costs is said."""
-    path = Path(str(run.config.checkpoint))
-    if not path.is_file():
-        what = "is a folder; give one of the files in it" if path.is_dir() else "does not exist"
-        raise ConfigError(f"checkpoint {path} {what}")
+    path, weights = _weights(run.config)
     prepared = prepare_model(run, run.model.module)
-    weights = load_weights(path)
+    trained_for = target_of(weights)
+    if trained_for in TARGETS and TARGETS[trained_for].kernels is not get_target(prepared.target).kernels:
+        raise SchemeError(
+            f"checkpoint {path} was trained for {trained_for}, and {prepared.target} has other kernels, which need a training "
+            f"of their own: give quantization={trained_for}, or train for {prepared.target} with baseline=RUN, which takes "
+            "over the FP32 weights"
+        )
     try:
-        trained_for = prepared.load_from_target_(weights)
+        prepared.load_from_target_(weights)
     except RuntimeError as error:
         raise ConfigError(
             f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
@@ -52,9 +57,30 @@ def load_prepared(run: Run) -> PreparedModel:
         ) from error
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
-    if trained_for != prepared.target:
+    if trained_for is not None and trained_for != prepared.target:
         run.console.print(f"[yellow]note[/] {_retargeted(prepared, trained_for)}", highlight=False)
     return prepared
+
+
+def with_own_target(config: Config) -> Config:
+    """The configuration with the target that its checkpoint was trained for; as it is without one."""
+    if config.checkpoint is None or not Path(config.checkpoint).is_file():
+        return config
+    found = target_of(_weights(config)[1])
+    return replace(config, quantization=replace(config.quantization, target=found)) if found in TARGETS else config
+
+
+def _weights(config: Config) -> tuple[Path, dict[str, Any]]:
+    """The file that `checkpoint` names, and the network's state in it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(str(config.checkpoint))
+    if not path.is_file():
+        what = "is a folder; give one of the files in it" if path.is_dir() else "does not exist"
+        raise ConfigError(f"checkpoint {path} {what}")
+    return path, load_weights(path)
 
 
 def _retargeted(prepared: PreparedModel, trained_for: str) -> str:
@@ -63,11 +89,11 @@ def _retargeted(prepared: PreparedModel, trained_for: str) -> str:
     if not costs:
         return f"trained for {trained_for}, converted for {prepared.target}: every weight keeps its scale, nothing changes"
     before, after = (statistics.fmean(getattr(cost, side) for cost in costs) for side in ("before", "after"))
-    worst = max(costs, key=lambda cost: cost.before - cost.after)
+    most = max(costs, key=lambda cost: abs(cost.before - cost.after))
     return (
         f"trained for {trained_for}, converted for {prepared.target}: {len(costs)} layers change the scales of their weights. "
-        f"Their SQNR goes from {before:.1f} to {after:.1f} dB on average (most in {worst.layer!r}: {worst.before:.1f} to "
-        f"{worst.after:.1f}). No training has seen that; qat-evaluate with the same keys measures it"
+        f"Their SQNR goes from {before:.1f} to {after:.1f} dB on average (most in {most.layer!r}: {most.before:.1f} to "
+        f"{most.after:.1f}). No training has seen these scales; what they cost in accuracy is for qat-evaluate to say"
     )
 
 

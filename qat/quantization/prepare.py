@@ -83,8 +83,8 @@ class PreparedModel(nn.Module):
         for stored in self.stored_fake_quantizes():
             stored.quantizing = on
 
-    def load_from_target_(self, state: Mapping[str, Any]) -> str:
-        """Take over weights and ranges that were trained for another target with the same kernels; returns its name.
+    def load_from_target_(self, state: Mapping[str, Any]) -> None:
+        """Take over weights and ranges that were trained for another target with the same kernels.
 
         Raises:
             SchemeError: more than the target differs.
@@ -92,10 +92,8 @@ class PreparedModel(nn.Module):
         """
         if "_extra_state" not in state:
             raise RuntimeError("it holds no quantization scheme: it is of no prepared model")
-        scheme = json.loads(state["_extra_state"])
-        retargeted = {**scheme, "target": self.target}
+        retargeted = {**json.loads(state["_extra_state"]), "target": self.target}
         self.load_state_dict({**state, "_extra_state": json.dumps(retargeted)} if retargeted == self.scheme else state)
-        return str(scheme["target"])
 
     def get_extra_state(self) -> str:
         return json.dumps(self.scheme, sort_keys=True)
@@ -118,6 +116,11 @@ class PreparedModel(nn.Module):
                 + "\n  ".join(d[:300] for d in differences)
                 + "\nResume with the settings it was trained with, or start a new run from its weights."
             )
+
+
+def target_of(state: Mapping[str, Any]) -> str | None:
+    """The target that the state dict of a prepared model was trained for; None when it is of no prepared model."""
+    return json.loads(state["_extra_state"]).get("target") if "_extra_state" in state else None
 
 
 def prepare(

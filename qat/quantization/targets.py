@@ -93,7 +93,7 @@ _EARLIER = {
 def get_target(name: str) -> Target:
     """A target by name; `ConfigError` when there is none, naming what it is called now."""
     if name not in TARGETS:
-        raise ConfigError(f"unknown target {name!r}.{renamed(name) or near(name, TARGETS)}")
+        raise ConfigError(f"unknown target {name!r}.{renamed(name) or near(str(name), TARGETS)}")
     return TARGETS[name]
 
 

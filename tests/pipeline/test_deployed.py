@@ -14,6 +14,7 @@ from rich.console import Console
 import qat
 from qat.errors import ArtifactError, ConfigError, DataError, EngineError, QatError, SchemeError
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
+from qat.pipeline.loading import with_own_target
 from qat.pipeline.train import train
 from qat.quantization.coverage import Coverage
 from qat.quantization.engines import saturation
@@ -153,8 +154,16 @@ def test_checkpoint_that_does_not_fit_is_named(finished: Path, tmp_path: Path, k
 
 def test_checkpoint_of_another_scheme_is_refused(finished: Path, tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished), quantization__target="any")
-    with pytest.raises(SchemeError, match="grids: "):
+    with pytest.raises(SchemeError, match=r"trained for x86, and any has other kernels.*quantization=x86, or train for any"):
         export_checkpoint(config, quiet())
+
+
+def test_checkpoint_is_taken_for_the_target_that_it_was_trained_for(finished: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished), quantization__target="x86_vnni")
+    assert with_own_target(config).quantization.target == "x86"
+    fp32 = tiny_config(tmp_path / "out", checkpoint=_checkpoint(finished, "fp32"), quantization__target="any")
+    assert with_own_target(fp32) == fp32
+    assert with_own_target(tiny_config(tmp_path / "out")) == tiny_config(tmp_path / "out")
 
 
 def test_export_takes_no_artifact_and_no_folder_for_a_checkpoint(finished: Path, tmp_path: Path) -> None:

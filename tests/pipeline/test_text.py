@@ -158,7 +158,7 @@ GOOD = [
         ),
         (GOOD, {"task": "classification"}, ConfigError, "task=classification reads images, the data has sentences"),
         (GOOD, {"metric": "accuracyy"}, ConfigError, "Did you mean 'accuracy'"),
-        (GOOD, {"engines": ["qnnpack"]}, EngineError, "it runs arm and any"),
+        (GOOD, {"engines": ["qnnpack"]}, EngineError, "qnnpack is for quantization=arm"),
         (GOOD, {"data__truncation": "cut"}, ConfigError, "unknown data.truncation 'cut'"),
     ],
 )

@@ -33,8 +33,8 @@ class NativeEngine(Engine):
     def unready(self, target: Target) -> str | None:
         if self.name not in target.engines:
             return (
-                f"it does not run what quantization={target.name} makes; it runs {' and '.join(running(self.name))}, and "
-                f"{target.name} runs on {', '.join(target.engines)}"
+                f"what quantization={target.name} makes is for engines=[{','.join(target.engines)}]; {self.name} is for "
+                f"quantization={' or quantization='.join(running(self.name))}"
             )
         if lacks := missing(self.name):
             others = [other.name for other in TARGETS.values() if any(missing(engine) is None for engine in other.engines)]
@@ -45,7 +45,7 @@ class NativeEngine(Engine):
             return _unknown(self.name, found)
         return (
             f"what quantization={target.name} makes is for {target.machines}. This CPU ({isa()}) adds products of "
-            f"{' and '.join(unbounded)} layers in 16 bits, and they would saturate. Take quantization=x86, which every x86 CPU "
+            f"{', '.join(unbounded)} layers in 16 bits, and they would saturate. Take quantization=x86, which every x86 CPU "
             "runs exactly"
         )
 
