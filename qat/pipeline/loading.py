@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
 from qat.errors import ConfigError, EngineError, SchemeError
@@ -55,6 +57,7 @@ def load_prepared(run: Run) -> PreparedModel:
             f"checkpoint {path} does not fit {run.model.name} as configured; give one of the QAT stage "
             f"(checkpoints/qat) and the model it was trained with. {str(error)[:300]}"
         ) from error
+    prepared.to(memory_format=torch.channels_last)  # as it was trained and evaluated: float sums depend on it in the last bit
     prepared.set_observing_(False)
     prepared.set_quantizing_(True)
     if trained_for is not None and trained_for != prepared.target:
