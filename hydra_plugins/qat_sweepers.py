@@ -41,10 +41,10 @@ class _Sweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs; always ends with `SweepEnded`, which carries the exit code."""
-        from qat.cli import say
+        from qat.cli.main import say
+        from qat.cli.overrides import read
         from qat.errors import QatError, SweepEnded
-        from qat.overrides import read
-        from qat.run_folder import held
+        from qat.pipeline.run_folder import held
 
         try:
             overrides = read(arguments, self.hydra_context.config_loader)
@@ -90,7 +90,7 @@ class GridSweeper(_Sweeper):
     def run(self, overrides: Mapping[str, Override], folder: Path) -> int:
         from rich.console import Console
 
-        from qat.overrides import grid
+        from qat.cli.overrides import grid
         from qat.sweep.outcome import print_outcomes, sweep_exit_code, write_comparison, write_outcomes
 
         jobs = grid(overrides)
@@ -110,8 +110,8 @@ class OptunaSweeper(_Sweeper):
         self.options = options
 
     def run(self, overrides: Mapping[str, Override], folder: Path) -> int:
+        from qat.cli.overrides import read, split
         from qat.errors import ConfigError
-        from qat.overrides import read, split
 
         if find_spec("optuna") is None:
             raise ConfigError("hydra/sweeper=optuna needs a package that is not installed: pip install 'qat[sweep]'")

@@ -5,18 +5,18 @@ The library is plain PyTorch; Lightning, Hydra, timm and transformers are only i
 
 from __future__ import annotations
 
-from qat.artifact import load, save_artifact, verify
-from qat.detector import load_detector
+from qat.deploy.artifact import load, save_artifact, verify
+from qat.deploy.detector import load_detector
+from qat.quantization.analysis.coverage import coverage
+from qat.quantization.analysis.parity import engine_parity, simulation_parity
 from qat.quantization.calibrate import calibrate
-from qat.quantization.capture import capture
 from qat.quantization.convert import convert
-from qat.quantization.coverage import coverage
 from qat.quantization.engines import lower
-from qat.quantization.parity import engine_parity, simulation_parity
+from qat.quantization.graph.capture import capture
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
+from qat.quantization.program.storage import read_manifest
 from qat.quantization.schedule import QATSchedule
-from qat.quantization.storage import read_manifest
 
 __version__ = "0.1.0"
 

@@ -20,14 +20,14 @@ from PIL import Image
 from torch import nn
 
 import qat
-from qat.benchmark import measure
-from qat.detector import Detector
+from qat.deploy.detector import Detector
+from qat.deploy.postprocess import decoder
+from qat.deploy.preprocess import ImagePreprocess
+from qat.environment import environment
+from qat.evaluation.benchmark import measure
 from qat.models.dense import build_dense
 from qat.models.float_model import FloatModel
 from qat.models.hf_detector import build_hf_detector
-from qat.postprocess import decoder
-from qat.preprocess import ImagePreprocess
-from qat.report.report import environment
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -30,12 +30,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import qat  # noqa: E402
+from qat.deploy.postprocess import decoder  # noqa: E402
+from qat.environment import environment  # noqa: E402
 from qat.models.dense import build_dense  # noqa: E402
 from qat.models.float_model import FloatModel  # noqa: E402
 from qat.models.hf_detector import build_hf_detector  # noqa: E402
-from qat.postprocess import decoder  # noqa: E402
-from qat.quantization.parity import engine_parity  # noqa: E402
-from qat.report.report import environment  # noqa: E402
+from qat.quantization.analysis.parity import engine_parity  # noqa: E402
 from tests.models.detectors import DETECTORS  # noqa: E402
 
 ENGINES = ("fbgemm", "qnnpack")

@@ -26,10 +26,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import qat
+from qat.environment import environment
 from qat.models.hf_common import fresh_config
 from qat.models.huggingface import EncoderModel, inputs_of
-from qat.quantization.parity import engine_parity
-from qat.report.report import environment
+from qat.quantization.analysis.parity import engine_parity
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("fbgemm", "qnnpack")

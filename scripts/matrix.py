@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qat.quantization.coverage import Coverage
+from qat.quantization.analysis.coverage import Coverage
 
 
 def train_step(prepared: nn.Module, loss_of: Callable[[Any], torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> float:

@@ -21,9 +21,9 @@ from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_q
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 
 import qat
-from qat.artifact import size_bytes
-from qat.benchmark import measure
-from qat.report.report import environment
+from qat.deploy.artifact import size_bytes
+from qat.environment import environment
+from qat.evaluation.benchmark import measure
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODELS = ("resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0")

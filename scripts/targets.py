@@ -19,23 +19,24 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from qat.callbacks.checkpoint import load_weights, newest_loadable
-from qat.evaluate import Evaluation, paired_difference
-from qat.launch import read_config
+from qat.cli.launch import read_config
+from qat.environment import environment
+from qat.evaluation.evaluate import Evaluation, paired_difference
+from qat.files import write_json, write_text
 from qat.models.weights import load_weights_
 from qat.pipeline.loading import load_prepared
 from qat.pipeline.run import Run, open_run, prepare_model, score
+from qat.quantization.analysis.weight_error import weight_sqnr
 from qat.quantization.calibrate import calibrate
-from qat.quantization.capture import capture
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import WeightFakeQuantize
-from qat.quantization.graph import fx_value, layer_name
+from qat.quantization.graph.capture import capture
+from qat.quantization.graph.nodes import fx_value, layer_name
 from qat.quantization.layouts import Layout
 from qat.quantization.prepare import bounded_layouts
 from qat.quantization.targets import get_target
-from qat.quantization.weight_error import weight_sqnr
-from qat.report.report import environment, write_json, write_text
+from qat.training.callbacks.checkpoint import load_weights, newest_loadable
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- weight SQNR: written by scripts/targets.py -->", "<!-- end of weight SQNR -->"

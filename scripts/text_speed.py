@@ -20,11 +20,11 @@ from torch.ao.quantization import quantize_dynamic
 from transformers import AutoModelForSequenceClassification
 
 import qat
-from qat.artifact import size_bytes
-from qat.benchmark import measure
+from qat.deploy.artifact import size_bytes
+from qat.environment import environment
+from qat.evaluation.benchmark import measure
 from qat.models.hf_common import fresh_config
 from qat.models.huggingface import EncoderModel
-from qat.report.report import environment
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODELS: dict[str, dict[str, int]] = {

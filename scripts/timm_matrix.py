@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import nn
 
 import qat
-from qat.report.report import environment
+from qat.environment import environment
 
 ROOT = Path(__file__).parents[1]
 

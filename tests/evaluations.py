@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from qat.evaluate import Evaluation, mean_score
+from qat.evaluation.evaluate import Evaluation, mean_score
 
 
 def evaluation(scores: Sequence[float], decisions: Sequence[int] | None = None) -> Evaluation:

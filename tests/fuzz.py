@@ -11,8 +11,8 @@ import sys
 
 import torch
 
+from qat.environment import isa
 from qat.quantization.engines import ENGINES, lower
-from qat.quantization.engines.cpu import isa
 from tests.quantization.programs import Layer
 
 

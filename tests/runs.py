@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qat import cli
+from qat.cli import main as cli
 from qat.config import Config
 
 #: Dotted keys of the configuration. Observers move until half of QAT, so that a run has every kind of state.
@@ -131,7 +131,7 @@ def quiet() -> Console:
 
 
 def call(verb: Callable[[], None], arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command of `qat.cli` in this process; returns its exit code."""
+    """Run a command of `qat.cli.main` in this process; returns its exit code."""
     monkeypatch.setattr("sys.argv", [f"qat-{verb.__name__}", *arguments])
     try:
         verb()

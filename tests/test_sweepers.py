@@ -17,7 +17,7 @@ import optuna
 import pytest
 import yaml
 
-from qat.run_folder import LOCK
+from qat.pipeline.run_folder import LOCK
 from tests.contract import check_report
 from tests.runs import tiny_overrides
 
@@ -89,12 +89,12 @@ def test_sweep_that_cannot_be_ends_with_2_and_leaves_nothing(arguments: list[str
 
 def test_without_optuna_a_search_says_what_to_install_and_a_grid_needs_nothing(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['optuna'] = None; "
-    train = f"{hidden} from qat.cli import train; sys.argv[0] = 'qat-train'; train()"
+    train = f"{hidden} from qat.cli.main import train; sys.argv[0] = 'qat-train'; train()"
     search = _command("hydra/sweeper=optuna", "hydra.sweep.dir=sweep")[1:]
     found = _sweep([sys.executable, "-c", train, *search], tmp_path)
     assert found.returncode == 2
     assert "pip install 'qat[sweep]'" in found.stderr
-    grid = f"{hidden} from qat.overrides import grid, read; print(grid(read(['a=1,2'])))"
+    grid = f"{hidden} from qat.cli.overrides import grid, read; print(grid(read(['a=1,2'])))"
     assert _sweep([sys.executable, "-c", grid], tmp_path).stdout == "[['a=1'], ['a=2']]\n"
 
 

@@ -40,7 +40,7 @@ def test_wheel_holds_every_configuration_and_recipe(unpacked: Path) -> None:
 
 @pytest.mark.slow
 def test_recipes_are_found_in_an_unpacked_wheel(unpacked: Path, tmp_path: Path) -> None:
-    code = "import qat.recipes; print(qat.recipes.folder('recipes')); print('digits_resnet' in qat.recipes.recipes())"
+    code = "from qat.cli.recipes import folder, recipes; print(folder('recipes')); print('digits_resnet' in recipes())"
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
@@ -52,7 +52,7 @@ def test_recipes_are_found_in_an_unpacked_wheel(unpacked: Path, tmp_path: Path) 
 def test_sweepers_and_templates_are_in_the_wheel(unpacked: Path, tmp_path: Path) -> None:
     """Hydra finds the sweeper there: an objective that cannot be is refused by it."""
     assert list((unpacked / "qat" / "report").glob("*.j2"))
-    code = "import sys; sys.argv[0] = 'qat-train'; from qat.cli import train; train()"
+    code = "import sys; sys.argv[0] = 'qat-train'; from qat.cli.main import train; train()"
     arguments = ["-m", "hydra/sweeper=optuna", "recipe=digits_resnet", "hydra.sweeper.objectives=[stages.fp32]"]
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     command = [sys.executable, "-c", code, *arguments]

@@ -18,10 +18,10 @@ from qat.data.detection.coco import coco_source
 from qat.data.detection.module import DetectionData
 from qat.data.detection.shapes import shapes_source
 from qat.data.detection.source import BoxSource
-from qat.data.digits import digits_source
-from qat.data.folder import folder_source
-from qat.data.huggingface import huggingface_source
-from qat.data.images import ImageData
+from qat.data.images.digits import digits_source
+from qat.data.images.folder import folder_source
+from qat.data.images.huggingface import huggingface_source
+from qat.data.images.module import ImageData
 from qat.data.module import DataModule
 from qat.data.source import ImageSource
 from qat.data.text.encode import Encoder

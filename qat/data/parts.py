@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.data.budget import check_budget
-from qat.data.decode import find_corrupt
+from qat.data.images.decode import find_corrupt
 from qat.data.source import ImageTable, Source, Table
 from qat.data.split import hold_out, stratified
 from qat.errors import DataError

@@ -1,7 +1,9 @@
 """Dense detectors: a timm backbone, a feature pyramid and torchvision's FCOS or RetinaNet head, convolutional end to end.
 
 The network goes from the image to the head's raw outputs; anchors, decoding and suppression are described by a record and done
-by `qat.postprocess`. Heads have no norm: torchvision's group norm has no INT8 kernel, and a batch norm that all levels of the
+by `qat.deploy.postprocess`.
+
+Heads have no norm: torchvision's group norm has no INT8 kernel, and a batch norm that all levels of the
 pyramid share can neither be folded nor does it know which level's statistics to keep.
 """
 
@@ -29,7 +31,7 @@ from qat.models.timm import build_timm
 #: Strides of the backbone's feature maps that enter the pyramid.
 STRIDES = (8, 16, 32)
 
-#: What postprocessing keeps; see `qat.postprocess.DenseDecoder`.
+#: What postprocessing keeps; see `qat.deploy.postprocess.DenseDecoder`.
 KEPT = {"min_score": 0.05, "candidates": 300, "limit": 100}
 
 

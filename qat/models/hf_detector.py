@@ -1,7 +1,7 @@
 """Hugging Face detectors: a hub name, a local folder, or a fresh network from a configuration.
 
 The captured network goes from pixels to the logits and boxes of all queries; matching and loss are the library's own, and
-decoding is described by a record and done by `qat.postprocess`.
+decoding is described by a record and done by `qat.deploy.postprocess`.
 """
 
 from __future__ import annotations

@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.artifact import save_artifact, size_bytes, verify
-from qat.benchmark import Latency, measure
+from qat.deploy.artifact import save_artifact, size_bytes, verify
+from qat.environment import commit, environment
 from qat.errors import ArtifactError
-from qat.evaluate import Evaluation, agreement, interval, paired_difference
-from qat.gates import Gate, budget_gate, kernel_gate, simulation_gate
+from qat.evaluation.benchmark import Latency, measure
+from qat.evaluation.evaluate import Evaluation, agreement, interval, paired_difference
+from qat.evaluation.gates import Gate, budget_gate, kernel_gate, simulation_gate
 from qat.pipeline.run import Run, benchmark_inputs, make_task, progress, sample_inputs, score
-from qat.quantization.coverage import coverage
-from qat.quantization.engines import lower
-from qat.quantization.parity import simulation_parity
+from qat.quantization.analysis.coverage import coverage
+from qat.quantization.analysis.parity import simulation_parity
+from qat.quantization.engines import lower, saturation
 from qat.quantization.prepare import PreparedModel
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
 from qat.report.disagreements import differing
 from qat.report.plots import draw
-from qat.report.report import Disagreement, EngineResult, Report, environment, layer_rows
+from qat.report.report import Disagreement, EngineResult, Report, layer_rows
 
 
 def assess(
@@ -88,7 +89,7 @@ def assess(
         training=training,
         artifact=artifact,
         gates=tuple(gates),
-        environment=environment(),
+        environment={**environment(), "saturation": saturation()},
     )
 
 
@@ -124,7 +125,7 @@ def write_artifact(
             **{key: value for key, value in run.model.task_options.items() if key == "postprocessing"},
             "metrics": {name: round(value, 4) for name, value in metrics.items()},
             "recipe": run.config.recipe,
-            "commit": environment()["commit"],
+            "commit": commit(),
         },
     )
     for engine in run.config.engines:

@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from qat.benchmark import measure
 from qat.config import Config
+from qat.environment import isa
 from qat.errors import ConfigError, DataError
+from qat.evaluation.benchmark import measure
 from qat.pipeline.assess import write_artifact
 from qat.pipeline.loading import given, load_prepared, ready_program
 from qat.pipeline.run import Run, benchmark_inputs, open_data, open_run, prepare_model, sample_inputs, score
+from qat.quantization.analysis.coverage import coverage
+from qat.quantization.analysis.parity import LayerParity, engine_parity, simulation_parity
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
-from qat.quantization.coverage import coverage
 from qat.quantization.engines import check_engines, lower, saturation
-from qat.quantization.engines.cpu import isa
 from qat.quantization.layouts import Kind
-from qat.quantization.parity import LayerParity, engine_parity, simulation_parity
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
+from qat.quantization.program.storage import read_manifest
 from qat.quantization.qparams import QParams
-from qat.quantization.storage import read_manifest
 
 
 def evaluate_deployed(config: Config, console: Console | None = None) -> dict[str, float]:

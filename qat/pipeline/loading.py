@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from qat.callbacks.checkpoint import load_weights
 from qat.config import Config
 from qat.errors import ConfigError, EngineError, SchemeError
 from qat.pipeline.run import Run, prepare_model
+from qat.quantization.analysis.weight_error import target_costs
 from qat.quantization.engines import check_engines, get_engine
 from qat.quantization.prepare import PreparedModel, target_of
-from qat.quantization.program import Int8Program
-from qat.quantization.storage import load_program
+from qat.quantization.program.program import Int8Program
+from qat.quantization.program.storage import load_program
 from qat.quantization.targets import TARGETS, get_target
-from qat.quantization.weight_error import target_costs
+from qat.training.callbacks.checkpoint import load_weights
 
 
 def ready_program(config: Config) -> Int8Program | None:

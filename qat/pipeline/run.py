@@ -17,17 +17,17 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from qat.callbacks.loggers import make_loggers
-from qat.callbacks.metrics_log import append
 from qat.config import Config, ModelConfig, StageConfig
 from qat.data import DataModule, DataSource, build_data, build_source
+from qat.environment import environment
 from qat.errors import ConfigError
-from qat.evaluate import Evaluation, evaluate
+from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
 from qat.ranks import leads
-from qat.report.report import environment
 from qat.tasks import OptimizerFactory, Task, build_task, check_data
+from qat.training.loggers.build import make_loggers
+from qat.training.loggers.metrics_log import append
 
 
 @dataclass(frozen=True, kw_only=True)

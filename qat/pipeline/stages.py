@@ -12,20 +12,20 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from qat.benchmark import measure
-from qat.callbacks.checkpoint import load_weights, newest_loadable
-from qat.callbacks.loggers import enter
-from qat.callbacks.metrics_log import JsonLinesLogger
-from qat.callbacks.progress import StageProgress
-from qat.callbacks.quantization import ScheduleCallback
 from qat.config import StageConfig
 from qat.errors import ConfigError, RangesError
+from qat.evaluation.benchmark import measure
 from qat.pipeline.run import Run, make_task
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import differences, leads, together, world_size
 from qat.tasks import Task
-from qat.tasks.fit import FitOptions, fit
+from qat.training.callbacks.checkpoint import load_weights, newest_loadable
+from qat.training.callbacks.progress import StageProgress
+from qat.training.callbacks.quantization import ScheduleCallback
+from qat.training.fit import FitOptions, fit
+from qat.training.loggers.build import enter
+from qat.training.loggers.metrics_log import JsonLinesLogger
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ def _pruning(run: Run) -> list[pl.Callback]:
     trial = run.config.trial
     if trial.study is None or trial.storage is None:
         return []
-    from qat.callbacks.pruning import Pruning
     from qat.sweep.study import open_trial
+    from qat.training.callbacks.pruning import Pruning
 
     metric = make_task(run, nn.Identity(), run.config.qat).metric
     return [Pruning(open_trial(trial.storage, trial.study, trial.number, trial.pruner), f"val/{metric}")]

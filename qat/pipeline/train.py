@@ -17,14 +17,14 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from qat.callbacks.loggers import closed_on_error, finish
-from qat.callbacks.metrics_log import append
-from qat.callbacks.preemption import ends_when_told
 from qat.config import Config
+from qat.environment import environment
 from qat.errors import EngineError
-from qat.gates import enforce
+from qat.evaluation.gates import enforce
+from qat.files import write_json, write_text
 from qat.pipeline.assess import assess
 from qat.pipeline.run import Run, make_task, open_run, prepare_model, score
+from qat.pipeline.run_folder import run_folder
 from qat.pipeline.stages import fit_options, load_baseline, time_steps, train_fp32, train_qat
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
@@ -33,9 +33,10 @@ from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
 from qat.report.html import render
-from qat.report.report import environment, write_json, write_text
 from qat.report.table import print_summary
-from qat.run_folder import run_folder
+from qat.training.callbacks.preemption import ends_when_told
+from qat.training.loggers.build import closed_on_error, finish
+from qat.training.loggers.metrics_log import append
 
 _LOG = logging.getLogger(__name__)
 

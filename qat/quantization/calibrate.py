@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from qat.errors import CalibrationError
-from qat.quantization.bias_correction import BiasCorrection
 from qat.quantization.prepare import PreparedModel
+from qat.quantization.ptq.bias_correction import BiasCorrection
 
 
 def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, ...]], *, bias_correction: bool = True) -> int:

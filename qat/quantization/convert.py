@@ -15,12 +15,12 @@ from torch import Tensor, fx
 
 from qat.errors import CalibrationError, ConvertError
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
-from qat.quantization.graph import GraphNode, fx_value, layer_name
+from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name
 from qat.quantization.kernel_table import Kernel, Role, argument
-from qat.quantization.ops import ATEN_OPS, LAYER_OPS
 from qat.quantization.placement import constants, inputs_on_grid
 from qat.quantization.prepare import PreparedModel
-from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves
+from qat.quantization.program.ops import ATEN_OPS, LAYER_OPS
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves
 from qat.quantization.qparams import QParams
 
 _SIZE_OPS = {

@@ -20,7 +20,7 @@ from enum import Enum
 
 from torch import fx
 
-from qat.quantization.graph import GraphNode
+from qat.quantization.graph.nodes import GraphNode
 
 
 class Role(Enum):

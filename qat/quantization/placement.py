@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qat.errors import KeepFloatError, near
-from qat.quantization.graph import GraphNode, layer_name
+from qat.quantization.graph.nodes import GraphNode, layer_name
 from qat.quantization.kernel_table import Kernel, Output, Role, absorbable
 from qat.quantization.targets import Target
 

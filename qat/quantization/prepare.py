@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qat.errors import ConfigError, ConvertError, SchemeError, near
-from qat.quantization.capture import Captured, InputSpec, capture
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
-from qat.quantization.graph import GraphNode, fx_value, rebind_device_
+from qat.quantization.graph.capture import Captured, InputSpec, capture
+from qat.quantization.graph.nodes import GraphNode, fx_value, rebind_device_
 from qat.quantization.kernel_table import Kernel, Role, argument
 from qat.quantization.layouts import Layout, frame_of
 from qat.quantization.observer import make_observer

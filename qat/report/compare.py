@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from qat.errors import ConfigError
+from qat.files import write_text
 from qat.report.html import page
 from qat.report.readme import rewritten
-from qat.report.report import write_text
 from qat.report.table import summary_table
 
 REPORT = "report.json"

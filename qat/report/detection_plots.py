@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from qat.average_precision import RECALLS, THRESHOLDS, curves
 from qat.data.detection.source import Boxes
-from qat.evaluate import Evaluation
-from qat.postprocess import Detections
+from qat.deploy.postprocess import Detections
+from qat.evaluation.average_precision import RECALLS, THRESHOLDS, curves
+from qat.evaluation.evaluate import Evaluation
 
 #: Images on the sheet: those on which the two models differ most, and as many at equal distances through the data set.
 DIFFERING, REGULAR = 3, 3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
-from qat.evaluate import Evaluation
+from qat.evaluation.evaluate import Evaluation
 
 #: So many of them are reported at most.
 MOST = 12

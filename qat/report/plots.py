@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qat.data import DataModule, DetectionData, ImageData, TextData
-from qat.evaluate import Evaluation
+from qat.evaluation.evaluate import Evaluation
 from qat.report.confusion import MOST_CLASSES, confusion, confusion_plot
 from qat.report.detection_plots import chosen, precision_recall, save, sheet
 from qat.report.disagreements import STRIP, differing, strip

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from qat.benchmark import Latency
-from qat.evaluate import Difference
-from qat.gates import Gate
-from qat.quantization.coverage import Coverage
-from qat.quantization.engines import saturation
-from qat.quantization.engines.cpu import isa
-from qat.quantization.parity import LayerParity
+from qat.evaluation.benchmark import Latency
+from qat.evaluation.evaluate import Difference
+from qat.evaluation.gates import Gate
+from qat.quantization.analysis.coverage import Coverage
+from qat.quantization.analysis.parity import LayerParity
 from qat.quantization.qparams import QParams
 
 
@@ -158,47 +148,3 @@ def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> lis
 
 def _difference(difference: Difference) -> dict[str, Any]:
     return {"value": round(difference.value, 4), "ci95": [round(x, 4) for x in difference.ci95]}
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside the target and rename into place."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text)
-    os.replace(staging, path)
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "isa": isa(),
-        "saturation": saturation(),
-        "torch": torch.__version__,
-        "packages": {name: version(name) for name in ("pytorch-lightning", "timm", "transformers", "torchvision")},
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str | None:
-    """The commit of the source tree; None for an installed wheel."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from qat.errors import GateError, PreemptedError, PrunedError, QatError
+from qat.files import write_text
 from qat.report.compare import REPORT, compare, read
-from qat.report.report import write_text
 
 
 class Ended(StrEnum):

@@ -7,11 +7,11 @@ from typing import Any
 from qat.errors import ConfigError, near
 from qat.tasks.classification import ClassificationTask
 from qat.tasks.detection import DetectionTask
-from qat.tasks.optimizer import OptimizerFactory
 from qat.tasks.question_answering import QuestionAnsweringTask
 from qat.tasks.task import Task
 from qat.tasks.text_classification import TextClassificationTask
 from qat.tasks.token_classification import TokenClassificationTask
+from qat.training.optimizer import OptimizerFactory
 
 TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,

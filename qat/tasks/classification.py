@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.evaluate import Formula, mean_score
+from qat.evaluation.evaluate import Formula, mean_score
 from qat.tasks.task import Task
 
 

@@ -7,13 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from qat.average_precision import Truth, mean_average_precision, records
 from qat.data.detection.module import counted
+from qat.deploy.postprocess import Detections, decoder, overlaps
 from qat.errors import ConfigError
-from qat.evaluate import Formula
-from qat.postprocess import Detections, decoder, overlaps
-from qat.tasks.optimizer import OptimizerFactory
+from qat.evaluation.average_precision import Truth, mean_average_precision, records
+from qat.evaluation.evaluate import Formula
 from qat.tasks.task import Task
+from qat.training.optimizer import OptimizerFactory
 
 #: From this score on a detection counts as something that the model says about an image.
 CONFIDENT = 0.5
@@ -43,7 +43,7 @@ class DetectionTask(Task):
     Args:
         model: images (N, C, H, W) -> the raw outputs that `criterion` and `postprocessing` read.
         criterion: see `Criterion`.
-        postprocessing: the record of the float model, see `qat.postprocess`.
+        postprocessing: the record of the float model, see `qat.deploy.postprocess`.
         labels, optimizer, metric: see `Task`; the metric is `map`, `map50` or `map75`.
 
     Reference: Lin et al. 2014, arXiv:1405.0312.
@@ -97,7 +97,7 @@ class DetectionTask(Task):
         ]
 
     def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
-        """See `qat.average_precision.records`."""
+        """See `qat.evaluation.average_precision.records`."""
         truths = [
             Truth(boxes=seen.boxes.corners, labels=seen.boxes.labels, crowd=seen.boxes.crowd) for seen in batch.examples.items
         ]

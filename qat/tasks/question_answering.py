@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.text import squad
 
 from qat.data.text.batch import IGNORED
-from qat.evaluate import Formula, OfMean, mean_score
+from qat.evaluation.evaluate import Formula, OfMean, mean_score
 from qat.tasks.task import Task
 
 #: Answers of more tokens are not considered.

@@ -10,9 +10,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from qat.errors import ConfigError, near
-from qat.evaluate import Formula, same
-from qat.tasks.optimizer import OptimizerFactory
-from qat.tasks.running import RunningMetric
+from qat.evaluation.evaluate import Formula, same
+from qat.training.optimizer import OptimizerFactory
+from qat.training.running_metric import RunningMetric
 
 
 class Task(LightningModule, ABC):
@@ -29,7 +29,7 @@ class Task(LightningModule, ABC):
     #: The kind of data that the task is for, as sources name theirs.
     reads: ClassVar[str]
 
-    #: Every metric by name, see `qat.evaluate`; those that depend on the labels are in `metrics_for`.
+    #: Every metric by name, see `qat.evaluation.evaluate`; those that depend on the labels are in `metrics_for`.
     known: ClassVar[Mapping[str, Formula]] = {}
 
     def __init__(

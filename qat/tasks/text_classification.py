@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.evaluate import Formula, OfMean
-from qat.tasks.formulas import accuracy, f1, matthews
+from qat.evaluation.evaluate import Formula, OfMean
+from qat.evaluation.metrics import accuracy, f1, matthews
 from qat.tasks.task import Task
 
 

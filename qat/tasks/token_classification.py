@@ -11,8 +11,8 @@ from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[impor
 from torch import Tensor
 
 from qat.data.text.batch import IGNORED
-from qat.evaluate import Formula, OfMean
-from qat.tasks.formulas import entity_f1, entity_precision, entity_recall
+from qat.evaluation.evaluate import Formula, OfMean
+from qat.evaluation.metrics import entity_f1, entity_precision, entity_recall
 from qat.tasks.task import Task
 
 

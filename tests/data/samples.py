@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from qat.data.images import ImageData
+from qat.data.images.module import ImageData
 from qat.data.loader import BatchLoader
 
 

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from qat.data.digits import digits_source
-from qat.data.images import ImageData
+from qat.data.images.digits import digits_source
+from qat.data.images.module import ImageData
 from tests.data.samples import make_record
 
 STOP_AFTER = 8  # batches: two epochs have 6 each

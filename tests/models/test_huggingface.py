@@ -15,7 +15,7 @@ from qat.data.text.grammar import grammar_source
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError
 from qat.models.huggingface import HEADS, build_huggingface, inputs_of, positions_of
-from qat.quantization.capture import capture
+from qat.quantization.graph.capture import capture
 
 SMALL: dict[str, Any] = {
     "vocab_size": 128,

@@ -16,12 +16,12 @@ from qat.errors import ArtifactError, ConfigError, DataError, EngineError, QatEr
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
 from qat.pipeline.loading import with_own_target
 from qat.pipeline.train import train
-from qat.quantization.coverage import Coverage
+from qat.quantization.analysis.coverage import Coverage
 from qat.quantization.engines import saturation
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.probe import Saturation
 from qat.quantization.layouts import ChannelsLast, Kind
-from qat.quantization.storage import load_program, read_manifest
+from qat.quantization.program.storage import load_program, read_manifest
 from tests.runs import quiet, tiny_config
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import qat
-from qat.average_precision import Truth, mean_average_precision, records
 from qat.data import build_source
 from qat.errors import ConfigError, DataError
+from qat.evaluation.average_precision import Truth, mean_average_precision, records
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
 from qat.pipeline.train import train
 from tests.contract import check_report

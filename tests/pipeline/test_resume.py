@@ -17,10 +17,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from qat.callbacks.checkpoint import callbacks_for
 from qat.errors import PreemptedError, SchemeError
 from qat.pipeline.train import train
-from qat.tasks import fit as fit_module
+from qat.training import fit as fit_module
+from qat.training.callbacks.checkpoint import callbacks_for
 from tests.runs import TINY, TINY_TEXT, quiet, tiny_config, tiny_overrides
 
 #: 4 steps an epoch: FP32 has 8, QAT 12. Observers move in the first 6 steps of QAT.

@@ -10,11 +10,11 @@ import yaml
 from torch import Tensor
 
 import qat
-from qat.callbacks.checkpoint import load_weights
 from qat.data import build_data, build_source
 from qat.errors import ConfigError, KeepFloatError, QatError
 from qat.models import build_model
 from qat.pipeline.train import train
+from qat.training.callbacks.checkpoint import load_weights
 from tests.contract import check_report
 from tests.runs import TINY, quiet, tiny_config
 

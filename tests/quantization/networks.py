@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.quantization.calibrate import calibrate
-from qat.quantization.capture import Captured, capture
 from qat.quantization.convert import convert
+from qat.quantization.graph.capture import Captured, capture
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
 
 
 def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.quantization.capture import InputSpec
+from qat.quantization.graph.capture import InputSpec
 from qat.quantization.layouts import Framed, Layout, frame_of
-from qat.quantization.program import Int8Program, Node, Ref, TensorRef
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams, short_scale
 from qat.quantization.targets import get_target
 

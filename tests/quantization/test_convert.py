@@ -12,13 +12,13 @@ from torch import Tensor, fx, nn
 
 from qat.errors import CalibrationError, ConvertError
 from qat.quantization.calibrate import calibrate
-from qat.quantization.capture import InputSpec
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import FakeQuantize
-from qat.quantization.ops import LAYER_OPS
+from qat.quantization.graph.capture import InputSpec
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.quantization.program import Int8Program, Node, Ref, leaves
+from qat.quantization.program.ops import LAYER_OPS
+from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 from qat.quantization.targets import TARGETS
 from tests.quantization.networks import CASES, Inline, calibrated, converted
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from qat.errors import ProgramError
+from qat.quantization.analysis.parity import engine_parity, simulation_parity
 from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.fake_quantize import EmbeddingFakeQuantize, WeightFakeQuantize
-from qat.quantization.parity import engine_parity, simulation_parity
-from qat.quantization.program import Int8Program, Node, Ref, TensorRef
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import quantize_weight, weight_scale
 from tests.quantization.encoders import WIDTH, WORDS, TinyEncoder, encoder_inputs, prepared_encoder
 

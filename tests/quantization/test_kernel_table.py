@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qat.quantization.kernel_table import FBGEMM, QNNPACK, Kernel, Output, Role
-from qat.quantization.ops import ATEN_OPS, INT8_OPS
+from qat.quantization.program.ops import ATEN_OPS, INT8_OPS
 
 TABLES = {"fbgemm": FBGEMM, "qnnpack": QNNPACK}
 TABLE = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

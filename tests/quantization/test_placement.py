@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.errors import KeepFloatError
-from qat.quantization.capture import capture
+from qat.quantization.graph.capture import capture
 from qat.quantization.kernel_table import Role
 from qat.quantization.placement import Placement, constants, inputs_on_grid, place
 from qat.quantization.targets import TARGETS

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qat.benchmark import Latency
-from qat.evaluate import Difference
-from qat.gates import Gate
-from qat.quantization.coverage import Coverage, FloatOp
-from qat.report.report import Disagreement, EngineResult, Report, environment
+from qat.environment import environment
+from qat.evaluation.benchmark import Latency
+from qat.evaluation.evaluate import Difference
+from qat.evaluation.gates import Gate
+from qat.quantization.analysis.coverage import Coverage, FloatOp
+from qat.report.report import Disagreement, EngineResult, Report
 
 
 def make_report() -> Report:

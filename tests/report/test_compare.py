@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qat import cli
+from qat.cli import main as cli
 from qat.errors import ConfigError
 from qat.report.compare import compare, drops, names_of, read
 from qat.report.readme import BEGIN, END, rewritten, table

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qat.average_precision import Truth, mean_average_precision, records
 from qat.data.detection.source import Boxes
-from qat.evaluate import Evaluation
-from qat.postprocess import Detections
+from qat.deploy.postprocess import Detections
+from qat.evaluation.average_precision import Truth, mean_average_precision, records
+from qat.evaluation.evaluate import Evaluation
 from qat.report.detection_plots import chosen, precision_recall, save, sheet
 from qat.tasks.detection import found_again
 

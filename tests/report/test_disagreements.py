@@ -13,14 +13,14 @@ from PIL import Image
 
 from qat.data.detection.coco import coco_source
 from qat.data.detection.module import DetectionData
-from qat.data.digits import digits_source
-from qat.data.images import ImageData
+from qat.data.images.digits import digits_source
+from qat.data.images.module import ImageData
 from qat.data.text.module import EXCERPT, shortened
 from qat.data.text.source import Question, Sentence, Tagged, TextSource
-from qat.evaluate import Evaluation
+from qat.deploy.postprocess import Detections
+from qat.evaluation.evaluate import Evaluation
 from qat.pipeline.assess import disagreements
 from qat.pipeline.run import Run, open_run
-from qat.postprocess import Detections
 from qat.report.disagreements import MOST, SIDE, STRIP, differing, squares, strip
 from qat.report.plots import draw
 from qat.tasks.detection import found_again

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
-import torch
 
-from qat.report.report import environment, write_json
 from tests.contract import check_report
 from tests.report.reports import make_report
 
@@ -44,18 +40,3 @@ def test_metrics_have_the_names_that_loggers_use() -> None:
     assert metrics["int8/speedup"] == 4.0
     assert metrics["simulation/agreement"] == report.simulation_agreement
     assert metrics["artifact/bytes"] == 250_000
-
-
-def test_environment_says_on_what_it_was_measured() -> None:
-    found = environment()
-    assert (found["torch"], found["threads"], found["cores"]) == (torch.__version__, torch.get_num_threads(), os.cpu_count())
-    assert all(isinstance(found[name], str) and found[name] for name in ("cpu", "isa", "python"))
-
-
-def test_write_that_fails_leaves_the_previous_report(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]

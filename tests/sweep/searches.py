@@ -11,8 +11,8 @@ from typing import Any
 
 import optuna
 
+from qat.cli.overrides import read
 from qat.errors import GateError
-from qat.overrides import read
 from qat.sweep.outcome import Outcome, outcome
 from qat.sweep.search import search
 from qat.sweep.space import Choice, Dimension, Interval

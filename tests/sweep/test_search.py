@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from qat.callbacks.pruning import Pruning
 from qat.errors import ConfigError, DivergedError, PreemptedError, PrunedError
 from qat.sweep.search import BUDGET, written
 from qat.sweep.space import Choice, Interval
 from qat.sweep.study import SAMPLERS, SearchOptions, open_trial
+from qat.training.callbacks.pruning import Pruning
 from tests.sweep.searches import FIXED, SPACE, TWO, Formula, Launcher, Search, accuracy, report, size
 
 

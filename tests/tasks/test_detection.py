@@ -14,10 +14,10 @@ from qat.data.detection.batch import DetectionBatch, Seen
 from qat.data.detection.module import DetectionData
 from qat.data.detection.shapes import LABELS, shapes_source
 from qat.data.detection.source import Boxes
+from qat.deploy.postprocess import Detections
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.dense import build_dense
-from qat.postprocess import Detections
-from qat.preprocess import ImagePreprocess
 from qat.tasks import TASKS, DetectionTask, OptimizerFactory, check_data
 from qat.tasks.detection import found_again
 from tests.data.samples import make_record

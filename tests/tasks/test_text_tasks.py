@@ -17,7 +17,7 @@ from qat.data.text.batch import IGNORED, AskedQuestion, TaggedWords, TextBatch
 from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData
 from qat.errors import ConfigError
-from qat.evaluate import evaluate
+from qat.evaluation.evaluate import evaluate
 from qat.tasks import TASKS, OptimizerFactory, Task, build_task, check_data
 from qat.tasks.question_answering import MAX_ANSWER_TOKENS, best_span
 from tests.data.text.samples import encoder

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from qat.data.augment import seeded
+from qat.data.images.augment import seeded
 from qat.errors import ConfigError, near
 
 #: Boxes of which less than so many pixels remain are no longer trained on.

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qat.data.batch import Examples
-from qat.data.decode import decode
 from qat.data.detection.augment import BoxAugment
 from qat.data.detection.source import Boxes, BoxTable
+from qat.data.images.decode import decode
 from qat.data.parts import Part
 from qat.data.sampler import Key
-from qat.preprocess import ImagePreprocess, Placement
+from qat.deploy.preprocess import ImagePreprocess, Placement
 
 
 class Seen(NamedTuple):

@@ -15,8 +15,8 @@ from qat.data.module import DataModule, check_at_least, check_fraction
 from qat.data.parts import Part, choose, drop_corrupt, fingerprint
 from qat.data.sampler import Key, consecutive
 from qat.data.split import stratified
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError, DataError
-from qat.preprocess import ImagePreprocess
 
 
 @final

@@ -12,7 +12,7 @@ from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.qnnpack import Qnnpack
 from qat.quantization.engines.reference import Reference
 from qat.quantization.engines.x86 import X86
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
 from qat.quantization.targets import get_target
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Reference(), Fbgemm(), Qnnpack(), X86())}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import InputError
-from qat.quantization.program import Int8Program, Ref, map_leaves
+from qat.quantization.program.program import Int8Program, Ref, map_leaves
 from qat.quantization.qparams import QParams
 from qat.quantization.targets import Target
 

@@ -11,7 +11,7 @@ from qat.quantization.engines.groups import merge_groups
 from qat.quantization.engines.lowering import Function
 from qat.quantization.engines.native import NativeKernels
 from qat.quantization.engines.native_engine import NativeEngine
-from qat.quantization.program import Node
+from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qat.quantization.program import Node
+from qat.quantization.program.program import Node
 
 #: Channels that the kernels take at a time on one machine or another, and the channels per group that they are for.
 _VECTORS, _SMALL = (8, 16), (2, 4)

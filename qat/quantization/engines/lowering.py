@@ -21,8 +21,8 @@ from qat.quantization.engines.engine import Int8Model, Step
 from qat.quantization.engines.padding import padded_layers
 from qat.quantization.engines.reuse import chain_scratch, fits, overwriting, read_once
 from qat.quantization.engines.siblings import merge_siblings
-from qat.quantization.ops import LAYER_OPS, TABLE_OPS
-from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
+from qat.quantization.program.ops import LAYER_OPS, TABLE_OPS
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 
 Function = Callable[..., Any]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qat.quantization.engines.lowering import Function, Kernels
 from qat.quantization.engines.padding import widen
-from qat.quantization.program import Node
+from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
 
 #: ATen ops that PyTorch implements for quantized tensors without leaving their grid.

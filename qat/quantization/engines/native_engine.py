@@ -8,14 +8,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from qat.quantization.engines.cpu import isa
+from qat.environment import isa
 from qat.quantization.engines.engine import Engine, Int8Model
 from qat.quantization.engines.lowering import lower
 from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
 from qat.quantization.engines.padding import padded_layers, widen
 from qat.quantization.engines.probe import Saturation, probe
 from qat.quantization.layouts import kind_of
-from qat.quantization.program import Int8Program, Node
+from qat.quantization.program.program import Int8Program, Node
 from qat.quantization.qparams import PAIR_BOUND
 from qat.quantization.targets import TARGETS, Target, running
 

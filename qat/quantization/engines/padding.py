@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qat.quantization.layouts import frame_of
-from qat.quantization.program import Int8Program, Node, Ref, leaves
+from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.layouts import Kind, Layout, kind_of, layouts_of, pair_sums
-from qat.quantization.program import Node, Ref
+from qat.quantization.program.program import Node, Ref
 from qat.quantization.qparams import ACTIVATION_HIGH, PAIR_BOUND, WEIGHT_HIGH, QParams
 
 #: u8 inputs as they are, and outputs in steps of 256: 64770 becomes 253 and 32767 becomes 128.

@@ -13,7 +13,7 @@ from torch import Tensor
 from qat.quantization.engines.lowering import Function, Kernels
 from qat.quantization.engines.native import NativeKernels, quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
-from qat.quantization.program import Int8Program, Node
+from qat.quantization.program.program import Int8Program, Node
 from qat.quantization.qparams import QParams
 
 

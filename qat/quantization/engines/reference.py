@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qat.quantization.engines.engine import Engine, Int8Model
 from qat.quantization.engines.lowering import Function, Kernels, lower
-from qat.quantization.program import Int8Program, Node
+from qat.quantization.program.program import Int8Program, Node
 from qat.quantization.qparams import ACTIVATION_HIGH, ACTIVATION_LOW, QParams
 
 _EXACT_FLOAT32 = 2**24

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.quantization.ops import CHAIN_OPS, LAYER_OPS, TABLE_OPS
-from qat.quantization.program import Int8Program, Node, Ref, leaves
+from qat.quantization.program.ops import CHAIN_OPS, LAYER_OPS, TABLE_OPS
+from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 
 Function = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.quantization.program import Int8Program, Node, Ref, TensorRef, leaves
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves
 
 
 def merge_siblings(program: Int8Program) -> Int8Program:

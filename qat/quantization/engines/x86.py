@@ -15,7 +15,7 @@ from qat.quantization.engines.fbgemm import FbgemmKernels
 from qat.quantization.engines.lowering import Function
 from qat.quantization.engines.native import pack_linear, quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
-from qat.quantization.program import Node
+from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
 
 

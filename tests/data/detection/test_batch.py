@@ -12,8 +12,8 @@ from qat.data.detection.coco import coco_source
 from qat.data.detection.shapes import shapes_source
 from qat.data.detection.source import BoxTable
 from qat.data.parts import Part
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import DataError
-from qat.preprocess import ImagePreprocess
 from tests.data.detection.samples import HEIGHT, WIDTH, contents, extent, write_coco
 from tests.data.samples import make_record
 

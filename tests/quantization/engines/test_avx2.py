@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.artifact import save_artifact
+from qat.deploy.artifact import save_artifact
 from qat.quantization.engines import lower
 from tests.quantization.networks import CASES, converted
 
@@ -47,7 +47,7 @@ PROGRAM = """
 from tests.avx2 import hide_avx512
 assert hide_avx512()
 from qat.quantization.engines import saturation
-from qat.quantization.engines.cpu import isa
+from qat.environment import isa
 print(isa(), sorted(set(saturation()["fbgemm"].values())))
 """
 

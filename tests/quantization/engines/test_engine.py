@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qat.errors import EngineError, InputError
 from qat.quantization.engines import ENGINES, Engine, Int8Model, lower
-from qat.quantization.program import Int8Program, Ref
+from qat.quantization.program.program import Int8Program, Ref
 from tests.quantization.networks import CASES, converted
 from tests.quantization.programs import LAYERS, Writer, op_inputs, op_program
 

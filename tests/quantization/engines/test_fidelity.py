@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.engines import ENGINES, lower
-from qat.quantization.program import Int8Program, leaves
+from qat.quantization.program.program import Int8Program, leaves
 from tests.quantization.networks import CASES, converted
 from tests.quantization.programs import LAYERS, OPS, op_inputs, op_program
 

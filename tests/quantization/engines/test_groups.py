@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from qat.quantization.engines import lower
 from qat.quantization.engines.groups import merge_groups
 from qat.quantization.layouts import ChannelsLast, pair_sums
-from qat.quantization.program import Node, Ref
+from qat.quantization.program.program import Node, Ref
 from tests.quantization.programs import Layer, conv, extreme_weight
 
 #: (channels per group, groups) on which the unmerged kernels of AVX2 or AVX-512 gave wrong outputs or a damaged heap.

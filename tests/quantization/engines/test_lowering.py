@@ -10,8 +10,8 @@ import torch
 
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.engines.engine import Step
-from qat.quantization.ops import INT8_OPS, SIZE_OPS, TABLE_OPS
-from qat.quantization.program import Ref, TensorRef
+from qat.quantization.program.ops import INT8_OPS, SIZE_OPS, TABLE_OPS
+from qat.quantization.program.program import Ref, TensorRef
 from tests.quantization.programs import LAYERS, OPS, Writer, op_program
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qat.quantization.engines import lower
 from qat.quantization.engines.padding import padded_layers, widen
-from qat.quantization.program import Int8Program
+from qat.quantization.program.program import Int8Program
 from tests.quantization.programs import INPUT_GRID, Writer, grid
 
 CHANNELS = 16

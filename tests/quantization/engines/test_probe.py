@@ -17,7 +17,7 @@ from qat.quantization.engines.native import quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.engines.probe import Saturation, probe
 from qat.quantization.layouts import ChannelsLast, Kind, Layout, PerTap
-from qat.quantization.program import Node
+from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
 from tests.quantization.programs import LAYERS
 from tests.quantization.sixteen_bits import saturating_sum

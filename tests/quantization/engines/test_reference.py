@@ -16,8 +16,8 @@ from torch import Tensor
 from qat.quantization.engines import lower
 from qat.quantization.engines.lowering import aten_op
 from qat.quantization.engines.reference import fused_multiply_add, quantize, requantize
-from qat.quantization.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
-from qat.quantization.program import Int8Program, Node, Ref, leaves, map_leaves
+from qat.quantization.program.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
+from qat.quantization.program.program import Int8Program, Node, Ref, leaves, map_leaves
 from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, layer_program, op_inputs, op_program
 
 

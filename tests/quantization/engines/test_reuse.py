@@ -7,7 +7,7 @@ import torch
 
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.engines.reuse import fits, read_once
-from qat.quantization.program import Ref
+from qat.quantization.program.program import Ref
 from tests.quantization.programs import Writer
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)

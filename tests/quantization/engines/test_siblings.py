@@ -7,7 +7,7 @@ import torch
 from qat.quantization.engines.reference import Reference
 from qat.quantization.engines.siblings import merge_siblings
 from qat.quantization.layouts import ChannelsLast
-from qat.quantization.program import Int8Program, Ref
+from qat.quantization.program.program import Int8Program, Ref
 from tests.quantization.programs import Writer, extreme_input, extreme_weight, grid
 
 

@@ -1,1 +1,0 @@
-"""Lightning callbacks, plugins and loggers."""

@@ -1,0 +1,130 @@
+"""Image classification data: from a source to batches that are equal bit for bit in every run.
+
+A training batch depends on (seed, epoch, position) alone: not on the number of workers, nor on where a run was
+interrupted. Images that cannot be decoded are found by one scan at construction and leave together with their target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from qat.data.images.augment import train_transform
+from qat.data.images.dataset import ImageDataset
+from qat.data.module import DataModule, check_at_least, check_fraction
+from qat.data.parts import choose, drop_corrupt, fingerprint
+from qat.data.sampler import Key, consecutive
+from qat.data.source import ImageSource
+from qat.data.split import stratified
+from qat.deploy.preprocess import ImagePreprocess
+from qat.errors import ConfigError
+
+
+@final
+class ImageData(DataModule):
+    """Batches of (images, targets) of a source; see `DataModule` for what it shares with others.
+
+    Attributes: `num_classes`, `corrupt` (name and reason of every image left out).
+
+    Args:
+        source: the images.
+        preprocessing: the record of the float model, see `FloatModel`.
+        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        augment: "none", "flip", "flip_crop", "shift" or "timm".
+        augment_options: for "timm", see `train_transform`.
+        val_fraction: share of the training images held out when the source has no validation split.
+        limit_train, limit_val, limit_test: use only so many, chosen stratified; None uses all.
+        corrupt_budget: share of the images that may be undecodable.
+        verify: decode every image once, now. Without it an undecodable image ends the run when its turn comes.
+
+    Raises:
+        ConfigError: an option out of range.
+        DataError: more undecodable images than the budget allows, or images with NaN.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        preprocessing: Mapping[str, Any],
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        augment: str = "none",
+        augment_options: Mapping[str, Any] | None = None,
+        val_fraction: float = 0.1,
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+        corrupt_budget: float = 0.01,
+        verify: bool = True,
+    ) -> None:
+        super().__init__(
+            name=source.name,
+            labels=source.labels,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+            seed=seed,
+            split_seed=split_seed,
+        )
+        limits = {"train": limit_train, "val": limit_val, "test": limit_test}
+        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
+        check_fraction("val_fraction", val_fraction)
+        if not 0 <= corrupt_budget <= 1:
+            raise ConfigError(f"data.corrupt_budget is a fraction in [0, 1], got {corrupt_budget}")
+        preprocess = ImagePreprocess.from_record(preprocessing)
+        transform = train_transform(augment, preprocess, augment_options)
+        plain = train_transform("none", preprocess)
+        parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
+        self.corrupt: tuple[str, ...] = ()
+        if verify:
+            parts, self.corrupt = drop_corrupt(parts, corrupt_budget)
+        self.notes = tuple(f"left out {name}" for name in self.corrupt)
+        self.num_classes = len(source.labels)
+        self.fingerprint = fingerprint(source.labels, parts)
+        self._calibration = ImageDataset(parts["train"], preprocess, plain)
+        self.hold_(
+            ImageDataset(parts["train"], preprocess, transform, seed),
+            ImageDataset(parts["val"], preprocess, plain),
+            ImageDataset(parts["test"], preprocess, plain),
+        )
+
+    def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:
+        """Training images as evaluation sees them.
+
+        Args:
+            count: number of batches of `batch_size`; fewer when the training images do not suffice.
+
+        Returns:
+            Model inputs of a fixed stratified choice, each (images,) of shape (N, channels, height, width), float32.
+        """
+        check_at_least(1, calibration_batches=count)
+        chosen = stratified(self._calibration.targets.numpy(), count * self.batch_size, seed=self.split_seed)
+        return [self._calibration[keys][:1] for keys in consecutive(chosen.tolist(), self.batch_size)]
+
+    @property
+    def test_images(self) -> ImageDataset:
+        """The test images, for whoever wants to look at some."""
+        assert isinstance(self._test, ImageDataset)
+        return self._test
+
+    def test_targets(self) -> list[int]:
+        """Classes of the test images, in order."""
+        targets: list[int] = self.test_images.targets.tolist()
+        return targets
+
+    def test_names(self) -> list[str]:
+        return [self.test_images.table.name(index) for index in self.test_images.indices]
+
+    def test_truths(self) -> list[str]:
+        return [self.labels[target] for target in self.test_targets()]
+
+    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
+        """In order."""
+        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]

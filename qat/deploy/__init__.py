@@ -1,0 +1,1 @@
+"""Everything that a server imports: artifact, preprocessing, postprocessing."""

@@ -1,0 +1,67 @@
+"""What numbers were measured on: the machine, its instruction set, the versions of libraries, the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+X86 = ("x86_64", "amd64", "i386", "i686")
+
+#: Libraries beside torch whose versions a report states.
+LIBRARIES = ("pytorch-lightning", "timm", "transformers", "torchvision")
+
+
+def isa() -> str:
+    """The instruction set that INT8 kernels are chosen by: `avx512_vnni`, `avx512`, `avx2`, `neon`, ...
+
+    A name for people and records: what the kernels do with it is asked by `quantization/engines/probe.py`.
+    """
+    if platform.machine().lower() not in X86:
+        return "neon" if platform.machine().lower() in ("aarch64", "arm64") else platform.machine().lower()
+    if torch.cpu._is_vnni_supported():
+        return "avx512_vnni"
+    return torch.backends.cpu.get_cpu_capability().lower()
+
+
+def environment() -> dict[str, Any]:
+    """What a report says about where it was made, as plain JSON data."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "torch": torch.__version__,
+        "packages": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source tree; None for an installed wheel."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

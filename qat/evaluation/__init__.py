@@ -1,0 +1,1 @@
+"""Judging models: metrics, intervals, gates, latency."""

@@ -1,0 +1,183 @@
+"""Capture: `nn.Module` + example inputs -> one ATen graph, in eval mode, batch norm folded.
+
+`torch.export` traces what FX symbolic tracing cannot; in eval mode there is one graph for training, evaluation and
+deployment. The exported graph is then brought into one dialect (inline.py, normalize.py) and its batch norms are folded
+(fold.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qat.errors import CaptureError
+from qat.quantization.graph.fold import fold_batch_norms_
+from qat.quantization.graph.inline import inline_regions_
+from qat.quantization.graph.nodes import GraphNode, chooses
+from qat.quantization.graph.normalize import needs_functionalization, normalize_
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """One tensor input of a captured graph. A dimension of None is free (batch, length)."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captured:
+    """A captured model: the graph and what it takes.
+
+    Args:
+        module: a `GraphModule` of plain ATen ops; parameters keep the names they had in the model; `train()` and
+            `eval()` make no difference to what it computes.
+        inputs: one spec per positional input.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+
+
+def capture(
+    model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
+) -> Captured:
+    """Trace `model` in eval mode into one graph with a free batch size and folded batch norms.
+
+    Args:
+        model: any module that takes tensors and returns a tensor or a tuple, list or dict of tensors; left alone.
+        example_inputs: the positional inputs. A batch of 1 is doubled, because a traced size of 1 would be pinned.
+        dynamic_dims: per input, the dimensions that stay free; the default is dimension 0 of every input.
+
+    Raises:
+        CaptureError: the model cannot be traced, or the graph does not compute what the model computes.
+    """
+    inputs = tuple(_doubled(x) for x in example_inputs)
+    if not inputs:
+        raise CaptureError("capture needs at least one example input")
+    dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
+    # One memory layout: that of trained weights may be another, and the graph must not depend on it.
+    model = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    module = _export(model, inputs, dims)
+    inline_regions_(module)
+    normalize_(module)
+    with torch.no_grad():
+        _check(model, pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(module(*inputs)))
+        before = _probe(module, inputs)
+        fold_batch_norms_(module)
+        _check(model, before, _probe(module, inputs))
+    placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    return Captured(
+        module=module,
+        inputs=tuple(
+            InputSpec(name=name, dtype=x.dtype, shape=tuple(None if i in free else n for i, n in enumerate(x.shape)))
+            for name, x, free in zip(placeholders, inputs, dims, strict=True)
+        ),
+    )
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return torch.cat([x, x]) if x.dim() > 0 and x.shape[0] == 1 else x
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], dims: list[tuple[int, ...]]) -> fx.GraphModule:
+    shapes = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in dims)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, inputs, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
+            if needs_functionalization(program.graph):
+                program = program.run_decompositions({})
+            exported = program.module(check_guards=False)
+    except Exception as error:
+        raise CaptureError(_explain(model, error)) from error
+    return _flatten(exported, program.call_spec.out_spec)
+
+
+def _variadic(model: nn.Module) -> bool:
+    code = model.forward.__code__ if hasattr(model.forward, "__code__") else None
+    return bool(code and code.co_flags & 0x04 and code.co_argcount == 1)
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    """Say which line of the model stopped the tracer and what to do about it."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\s*\n\s*([^\n]*)', text)
+    frames = [p for p in places if "torch/" not in p[0].replace("\\", "/")] or _frames(error)
+    where = f" at {frames[-1][0]}:{frames[-1][1]}: `{frames[-1][3].strip()}`" if frames else ""
+    reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"{type(model).__name__} cannot be captured{where}.\n  {type(error).__name__}: {reason[:300]}\n"
+        "Control flow must not depend on tensor values, and sizes must not be turned into Python numbers. Move that "
+        "line out of forward, rewrite it with tensor ops (torch.where, masks), or capture the part of the model around it."
+    )
+
+
+def _frames(error: BaseException) -> list[tuple[str, str, str, str]]:
+    import traceback
+
+    summary = traceback.extract_tb(error.__traceback__)
+    frames = [(f.filename, str(f.lineno), f.name, f.line or "") for f in summary]
+    return [f for f in frames if "/torch/" not in f[0].replace("\\", "/") and "/qat/quantization/" not in f[0]]
+
+
+def _flatten(exported: Any, out_spec: pytree.TreeSpec) -> fx.GraphModule:
+    """A `GraphModule` with flat positional inputs whose output node holds the model's own structure."""
+    graph = fx.Graph()
+    copied: dict[GraphNode, GraphNode] = {}
+    result = graph.graph_copy(exported.graph, copied)
+    flat = [result] if isinstance(result, fx.Node) else list(result)  # type: ignore[arg-type]
+    structure = pytree.tree_unflatten(flat, out_spec)
+    if not _is_plain(structure):
+        raise CaptureError(
+            f"the model returns {out_spec.type.__name__}; a captured model returns a tensor, or a tuple, list or dict of "
+            "tensors. Wrap it in a small module that returns the fields you need as a tuple."
+        )
+    graph.output(structure)
+    return fx.GraphModule(exported, graph)
+
+
+def _is_plain(structure: Any) -> bool:
+    if type(structure) in (tuple, list):
+        return all(_is_plain(item) for item in structure)
+    if type(structure) is dict:
+        return all(isinstance(k, str) and _is_plain(v) for k, v in structure.items())
+    return isinstance(structure, fx.Node)
+
+
+def _probe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What the first choosing op reads, or where there is none the outputs: up to there rounding stays small."""
+    choosing = [n for n in module.graph.nodes if chooses(n)]
+    if not choosing:
+        return pytree.tree_leaves(module(*inputs))
+    values: list[Tensor] = []
+
+    class Probe(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            if n is choosing[0]:
+                values.append(self.fetch_args_kwargs_from_env(n)[0][0])
+            return super().run_node(n)
+
+    Probe(module).run(*inputs)
+    return values
+
+
+def _check(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:
+    """The graph must compute what the model computes, and the same with its batch norms folded, up to rounding."""
+    for e, g in zip(expected, got, strict=True):
+        size = float(e.float().abs().max()) if e.numel() else 0.0
+        error = float((e.float() - g.float()).abs().max()) if e.numel() else 0.0
+        if not error <= 1e-3 * size + 1e-5 and bool(torch.isfinite(e.float()).all()):
+            raise CaptureError(
+                f"the captured graph of {type(model).__name__} differs from the model by {error:.3g} (values up to "
+                f"{size:.3g}). The model is not deterministic in eval mode, or changes itself in forward."
+            )

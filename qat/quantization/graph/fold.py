@@ -1,0 +1,162 @@
+"""Static batch-norm folding: w' = w * gamma / sqrt(var + eps), b' = beta + (b - mean) * gamma / sqrt(var + eps).
+
+Detectors write frozen batch norms as y * scale + shift with both made of buffers: w' = w * scale, b' = b * scale + shift. A
+scale that is trained (layer scale) is left alone: folded, tiny scales would make tiny weights that no optimizer can move.
+
+Folding before QAT is as accurate at 8 bits as simulating the fold in training (Nagel et al. 2021, arXiv:2106.08295,
+section 5.2). Nothing is divided by gamma, so a gamma of zero is safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qat.quantization.graph.nodes import GraphNode, fx_value, replace_
+
+aten = torch.ops.aten
+
+#: Convolution-like ops whose weight and bias stand at args 1 and 2 with the output channel on axis 0.
+FOLDABLE = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
+
+
+def fold_batch_norms_(module: fx.GraphModule) -> None:
+    """Fold every batch norm that directly follows a convolution or linear layer with no other user.
+
+    A batch norm that cannot be folded (after a concatenation, a shared convolution, ...) stays a float op.
+    """
+    graph = module.graph
+    for norm in [n for n in graph.nodes if n.target is aten.batch_norm.default]:
+        layer = _behind_flatten(norm.args[0])
+        weights = [layer.args[1], *layer.args[2:3]] if layer.target in FOLDABLE else []
+        shared = any(w is not None and len(w.users) > 1 for w in weights)
+        same_channels = layer.target is not aten.linear.default or _dims(norm) == 2
+        if not weights or shared or len(_readers(layer)) > 1 or not same_channels:
+            continue
+        _set_layer_(module, layer, *_folded(module, layer, norm))
+        rows = norm.args[0]
+        replace_(graph, norm, rows)
+        for user in list(rows.users):  # flatten(0, 1) and back
+            if user.target is aten.reshape_as.default and user.args[1] is layer:
+                replace_(graph, user, layer)
+    for add in [n for n in graph.nodes if n.target is aten.add.Tensor]:
+        _fold_frozen_(module, add)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    _delete_unused_tensors_(module)
+    module.recompile()
+
+
+def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
+    """Fold `conv(x) * scale + shift` whose scale and shift are made of buffers, one value per channel."""
+    scaled = add.args[0]
+    if not (isinstance(scaled, fx.Node) and scaled.target is aten.mul.Tensor and len(scaled.users) == 1):
+        return
+    layer = scaled.args[0]
+    if not (isinstance(layer, fx.Node) and layer.target in FOLDABLE - {aten.linear.default} and len(layer.users) == 1):
+        return
+    parameters: list[GraphNode | None] = [layer.args[1], *layer.args[2:3]]
+    if any(parameter is not None and len(parameter.users) > 1 for parameter in parameters):
+        return
+    weight, old_bias = _stored(module, layer)
+    scale, shift = (_per_channel(module, node, layer) for node in (scaled.args[1], add.args[1]))
+    if scale is None or shift is None:
+        return
+    new_weight = weight.double() * scale.reshape(-1, *([1] * (weight.dim() - 1)))
+    new_bias = shift + (old_bias * scale if old_bias is not None else 0.0)
+    _set_layer_(module, layer, new_weight.to(weight.dtype), new_bias.to(weight.dtype))
+    replace_(module.graph, add, layer)
+    module.graph.erase_node(scaled)
+
+
+def _per_channel(module: fx.GraphModule, node: Any, layer: GraphNode) -> Tensor | None:
+    """The value of a constant of shape (1, C, 1, ...) for the C channels of `layer`, as (C,); None for anything else."""
+    value = _buffer_value(module, node)
+    channels, dims = layer.meta["val"].shape[1], _dims(layer)
+    shape = (channels, *([1] * (dims - 2)))
+    return value.double().reshape(-1) if value is not None and tuple(value.shape) in (shape, (1, *shape)) else None
+
+
+def _buffer_value(module: fx.GraphModule, node: Any) -> Tensor | None:
+    """What a node computes from buffers and numbers; None when it depends on an input or a parameter."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "get_attr":
+        value = fx_value(module, node)
+        return None if isinstance(value, nn.Parameter) else value.detach()
+    if node.op != "call_function" or not node.all_input_nodes:
+        return None
+    values = {source: _buffer_value(module, source) for source in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+    found = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found if isinstance(found, Tensor) else None
+
+
+def _set_layer_(module: fx.GraphModule, layer: GraphNode, weight: Tensor, bias: Tensor) -> None:
+    """Give a layer other parameters, under the names that it has (or would have)."""
+    with module.graph.inserting_before(layer):
+        weight_node = _parameter_(module, layer.args[1].target, weight)
+        bias_node = _parameter_(module, layer.args[1].target.removesuffix("weight") + "bias", bias)
+    for new in (weight_node, bias_node):
+        new.meta["val"] = fx_value(module, new)
+    layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
+
+
+def _stored(module: fx.GraphModule, layer: GraphNode) -> tuple[Tensor, Tensor | None]:
+    """Weight, and bias in float64, of a layer."""
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    return fx_value(module, layer.args[1]).detach(), fx_value(module, bias).detach().double() if bias is not None else None
+
+
+def _readers(node: GraphNode) -> list[GraphNode]:
+    """The users that read the values of `node`; `reshape_as(y, node)` reads its shape alone."""
+    return [user for user in node.users if user.target is not aten.reshape_as.default or user.args[0] is node]
+
+
+def _behind_flatten(node: GraphNode) -> GraphNode:
+    """The linear layer whose rows a `flatten(0, 1)` merges before a batch norm (LeViT); otherwise the node itself."""
+    if node.target is aten.flatten.using_ints and node.args[1:] == (0, 1) and len(node.users) == 1:
+        source = node.args[0]
+        if isinstance(source, fx.Node) and source.target is aten.linear.default and _dims(source) == 3:
+            return source
+    return node
+
+
+def _dims(node: GraphNode) -> int:
+    return int(node.meta["val"].dim())
+
+
+def _folded(module: fx.GraphModule, layer: GraphNode, norm: GraphNode) -> tuple[Tensor, Tensor]:
+    values = [fx_value(module, n).detach().double() if n is not None else None for n in norm.args[1:5]]
+    gamma, beta, mean, var = values
+    assert mean is not None
+    assert var is not None
+    factor = torch.rsqrt(var + float(norm.args[7])) * (gamma if gamma is not None else 1.0)
+    weight, old_bias = _stored(module, layer)
+    bias = old_bias if old_bias is not None else torch.zeros_like(mean)
+    new_weight = weight.double() * factor.reshape(-1, *([1] * (weight.dim() - 1)))
+    new_bias = (bias - mean) * factor + (beta if beta is not None else 0.0)
+    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
+
+
+def _parameter_(module: fx.GraphModule, name: str, value: Tensor) -> GraphNode:
+    *path, leaf = name.split(".")
+    owner: nn.Module = module
+    for part in path:
+        owner = getattr(owner, part)
+    if leaf in owner._buffers:
+        del owner._buffers[leaf]
+    owner.register_parameter(leaf, nn.Parameter(value))
+    return module.graph.get_attr(name)
+
+
+def _delete_unused_tensors_(module: fx.GraphModule) -> None:
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    for prefix, owner in list(module.named_modules()):
+        for store in (owner._parameters, owner._buffers):
+            for leaf in [k for k in store if f"{prefix}.{k}".removeprefix(".") not in used]:
+                del store[leaf]

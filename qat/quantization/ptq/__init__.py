@@ -1,0 +1,1 @@
+"""Post-training methods, one function each."""

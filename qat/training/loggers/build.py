@@ -1,0 +1,82 @@
+"""Loggers by name; each optional one sits behind its own import, with an install hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from qat.errors import ConfigError, QatError, near
+
+LOGGERS = ("none", "csv", "tensorboard", "wandb")
+
+
+def make_loggers(
+    name: str,
+    *,
+    folder: Path,
+    project: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    tags: Sequence[str] = (),
+    group: str | None = None,
+) -> list[Logger]:
+    """The loggers of a run, beside `metrics.jsonl`; their files stay in `folder`.
+
+    Raises:
+        ConfigError: unknown name, or its package is not installed.
+    """
+    if name not in LOGGERS:
+        raise ConfigError(f"unknown logger {name!r}.{near(name, LOGGERS)}")
+    try:
+        if name == "csv":
+            return [CSVLogger(folder, name="csv")]
+        if name == "tensorboard":
+            return [TensorBoardLogger(folder, name="tensorboard")]
+        if name == "wandb":
+            from qat.training.loggers.wandb_run import WandbRun
+
+            return [WandbRun(folder, project=project, run_name=run_name, config=config, tags=tags, group=group)]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{name}'") from error
+    return []
+
+
+def enter(loggers: Iterable[Logger], stage: str) -> None:
+    """Tell the loggers that name what they log by stage which one begins."""
+    for logger in loggers:
+        if hasattr(logger, "stage"):
+            logger.stage = stage
+
+
+@contextmanager
+def closed_on_error(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close the loggers of a run that an error ends; one that stays open would take the metrics of a sweep's next run."""
+    try:
+        yield
+    except BaseException as error:
+        for logger in loggers:
+            logger.finalize("failed")
+            if hasattr(logger, "finish"):
+                logger.finish(exit_code=error.exit_code if isinstance(error, QatError) else 1)
+        raise
+
+
+def finish(loggers: Iterable[Logger], report: Mapping[str, Any], summary: Mapping[str, float]) -> None:
+    """Give the loggers the report of a finished run, and close them.
+
+    Args:
+        report: content of report.json.
+        summary: numbers under the names of the log.
+    """
+    for logger in loggers:
+        if hasattr(logger, "log_report"):
+            logger.log_report(report, summary)
+        else:
+            logger.log_metrics(dict(summary))
+        logger.finalize("success")
+        if hasattr(logger, "finish"):
+            logger.finish()

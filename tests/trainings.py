@@ -1,0 +1,57 @@
+"""Training in a blink: random images, a convolution and a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from qat.quantization.calibrate import calibrate
+from qat.quantization.prepare import PreparedModel, prepare
+from qat.tasks import ClassificationTask, OptimizerFactory, Task
+from qat.training.fit import FitOptions, fit
+
+IMAGES = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+TARGETS = IMAGES.mean((2, 3)).argmax(1)
+
+
+class RandomImages(LightningDataModule):
+    """24 images in the same order in every epoch: 6 batches of 4 to train, 2 of 12 to validate."""
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(IMAGES, TARGETS), batch_size=4)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(IMAGES, TARGETS), batch_size=12)
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def small_prepared() -> PreparedModel:
+    prepared = prepare(small_network().eval(), (IMAGES[:2],))
+    calibrate(prepared, [IMAGES])
+    return prepared
+
+
+def small_task(network: nn.Module, *, lr: float = 1e-2) -> Task:
+    return ClassificationTask(network, labels=tuple("abc"), optimizer=OptimizerFactory(lr=lr, warmup=0.0))
+
+
+def quick_fit(
+    task: Task,
+    folder: Path,
+    *callbacks: Callback,
+    epochs: int = 2,
+    max_steps: int | None = None,
+    clip: float | None = 1.0,
+    loggers: Sequence[Logger] = (),
+) -> None:
+    options = FitOptions(epochs=epochs, max_steps=max_steps, gradient_clip=clip)
+    fit(task, RandomImages(), options, folder=folder, callbacks=callbacks, loggers=loggers)
