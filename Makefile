@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests of one file stay together, since they share what they train.
+PARALLEL ?= --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-text demo-boxes test test-avx2 test-slow fuzz check format bench matrix clean
@@ -26,11 +28,11 @@ demo-text: $(READY) ## The same for text: a BERT of two layers on a generated la
 demo-boxes: $(READY) ## The same for detection: FCOS on generated shapes; one to two minutes.
 	$(BIN)/qat-train recipe=tiny_shapes
 
-test: $(READY) ## Run the quick tests.
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the quick tests, one process per core.
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-avx2: $(READY) ## Run the quick tests on the kernels of a CPU without AVX-512 and VNNI.
-	QAT_TEST_CPU=avx2 $(BIN)/python -m pytest
+	QAT_TEST_CPU=avx2 $(BIN)/python -m pytest $(PARALLEL)
 
 fuzz: $(READY) ## Hold 20,000 random layers at the 16-bit bound to exact arithmetic; some minutes.
 	$(BIN)/python -m tests.fuzz --layers 20000

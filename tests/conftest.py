@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.avx2 import hide_avx512
 
@@ -13,8 +14,9 @@ if os.environ.get("QAT_TEST_CPU") == "avx2":  # before torch is imported
 
 import pytest
 import torch
+from filelock import FileLock
 
-from tests.runs import TINY_SHAPES, TINY_TEXT, tiny_overrides, train
+from tests.runs import TINY, TINY_SHAPES, TINY_TEXT, tiny_overrides, train
 
 
 @pytest.fixture(autouse=True)
@@ -27,37 +29,37 @@ def one_thread_one_seed() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def trained(factory: pytest.TempPathFactory, recipe: str, base: Mapping[str, Any] = TINY, **changes: Any) -> Path:
+    """The run folder of a finished `qat-train`: the first test process that wants it trains, the others wait for it."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    root = factory.getbasetemp() if alone else factory.getbasetemp().parent
+    folder = root / f"finished_{recipe}"
+    with FileLock(root / f"finished_{recipe}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            torch.set_num_threads(1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                assert train([f"recipe={recipe}", *tiny_overrides(folder / "run", base=base, **changes)], patch) == 0
+    return folder / "run"
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `qat-train`; read it only."""
-    folder = tmp_path_factory.mktemp("finished")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert train(["recipe=digits_resnet", *tiny_overrides(folder / "run", logger="csv")], patch) == 0
-    return folder / "run"
+    return trained(tmp_path_factory, "digits_resnet", logger="csv")
 
 
 @pytest.fixture(scope="session")
 def finished_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `qat-train` on text; read it only."""
-    folder = tmp_path_factory.mktemp("finished_text")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert train(["recipe=tiny_text", *tiny_overrides(folder / "run", base=TINY_TEXT)], patch) == 0
-    return folder / "run"
+    return trained(tmp_path_factory, "tiny_text", TINY_TEXT)
 
 
 @pytest.fixture(scope="session")
 def finished_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `qat-train` on shapes; read it only."""
-    folder = tmp_path_factory.mktemp("finished_shapes")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert train(["recipe=tiny_shapes", *tiny_overrides(folder / "run", base=TINY_SHAPES)], patch) == 0
-    return folder / "run"
+    return trained(tmp_path_factory, "tiny_shapes", TINY_SHAPES)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,8 @@ decoding is described by a record and done by `qat.deploy.postprocess`.
 
 from __future__ import annotations
 
-import builtins
 import copy
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,12 +46,9 @@ class DetectorModel(nn.Module):
         super().__init__()
         self.model = model
         self.fields = tuple(fields)
-        parts = {type(part).__module__ for part in model.modules()}
-        self.files = sorted(name for name in parts if name.startswith("transformers.models."))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        with _len_of_tensors(self.files):
-            outputs = self.model(pixel_values=pixels)
+        outputs = self.model(pixel_values=pixels)
         return tuple(outputs[field] for field in self.fields)
 
     def training_loss(self, pixels: Tensor, corners: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
@@ -170,22 +164,6 @@ def as_targets(corners: Sequence[Tensor], labels: Sequence[Tensor], *, height: i
         centred = torch.cat([(unit[:, :2] + unit[:, 2:]) / 2, unit[:, 2:] - unit[:, :2]], 1)
         targets.append({"class_labels": classes, "boxes": centred})
     return targets
-
-
-@contextmanager
-def _len_of_tensors(files: Sequence[str]) -> Iterator[None]:
-    """Let `len(tensor)` in these modules be `tensor.shape[0]`: the same number, or a free one in capture.
-
-    RT-DETR, D-FINE and their kin write `len(source_flatten)` for the batch size, and `len` must return an integer.
-    """
-    modules = [sys.modules[name] for name in files]
-    for module in modules:
-        vars(module)["len"] = lambda x: x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
-    try:
-        yield
-    finally:
-        for module in modules:
-            vars(module).pop("len", None)
 
 
 def _processor(source: str, *, local: bool) -> Mapping[str, Any]:

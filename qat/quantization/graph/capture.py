@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from qat.errors import CaptureError
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.inline import inline_regions_
+from qat.quantization.graph.lengths import free_lengths
 from qat.quantization.graph.nodes import GraphNode, chooses
 from qat.quantization.graph.normalize import needs_functionalization, normalize_
 
@@ -92,7 +93,7 @@ def _doubled(x: Tensor) -> Tensor:
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], dims: list[tuple[int, ...]]) -> fx.GraphModule:
     shapes = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in dims)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), free_lengths(model):
             warnings.simplefilter("ignore")
             program = torch.export.export(model, inputs, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
             if needs_functionalization(program.graph):
