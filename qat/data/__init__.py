@@ -11,7 +11,7 @@ model's preprocessing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qat.data.detection.coco import coco_source
@@ -31,6 +31,9 @@ from qat.data.text.hub import text_hub_source
 from qat.data.text.module import TextData, check_truncation
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError, near
+
+#: Tokens that neighbouring windows of a long context share, see `Encoder`.
+STRIDE = 128
 
 #: What a data set offers, by kind.
 DataSource = ImageSource | BoxSource | TextSource
@@ -76,21 +79,32 @@ def build_data(source: DataSource, *, preprocessing: Mapping[str, Any], tokenize
     Args:
         preprocessing: the record of the float model or of an artifact, see `FloatModel`.
         tokenizer: of a text model.
-        options: see `ImageData`, `DetectionData` and `TextData`; those of other kinds of data are left aside.
+        options: see `ImageData`, `DetectionData` and `TextData`; of text also `truncation` and `stride`.
+
+    Raises:
+        ConfigError: an option that this kind of data does not have.
     """
     if isinstance(source, ImageSource):
-        return ImageData(source, preprocessing=preprocessing, **_taken(ImageData, options))
+        _check_options(source, ImageData, options)
+        return ImageData(source, preprocessing=preprocessing, **options)
     if isinstance(source, BoxSource):
-        return DetectionData(source, preprocessing=preprocessing, **_taken(DetectionData, options))
-    refuse = check_truncation(options.get("truncation", "truncate"))
-    encoder = Encoder.from_record(preprocessing, tokenizer, refuse_long=refuse, stride=options.get("stride", 0))
+        _check_options(source, DetectionData, options)
+        return DetectionData(source, preprocessing=preprocessing, **options)
+    _check_options(source, TextData, options, further=("truncation", "stride"))
+    refuse = check_truncation(options.pop("truncation", "truncate"))
+    encoder = Encoder.from_record(preprocessing, tokenizer, refuse_long=refuse, stride=options.pop("stride", STRIDE))
     encoder.check_known(source.train.examples[:1000])
-    return TextData(source, encoder=encoder, **_taken(TextData, options))
+    return TextData(source, encoder=encoder, **options)
 
 
-def _taken(module: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    allowed = inspect.signature(module).parameters
-    return {name: value for name, value in options.items() if name in allowed}
+def _check_options(
+    source: DataSource, module: type[DataModule], options: Mapping[str, Any], further: Sequence[str] = ()
+) -> None:
+    given = ("source", "preprocessing", "encoder")
+    allowed = [*(name for name in inspect.signature(module).parameters if name not in given), *further]
+    wrong = [f"data.{name} has no meaning for {source.kind}.{near(name, allowed)}" for name in options if name not in allowed]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 __all__ = [

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from qat.config import Config, ModelConfig, StageConfig
+from qat.config import Config, DataConfig, ModelConfig, StageConfig
 from qat.data import DataModule, DataSource, build_data, build_source
 from qat.environment import environment
 from qat.errors import ConfigError
@@ -93,7 +93,9 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
 
 def open_data(config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
-    options = {key: value for key, value in asdict(config.data).items() if key not in ("source", "root", "options")}
+    defaults = asdict(DataConfig())
+    given = {key: value for key, value in asdict(config.data).items() if value != defaults[key]}
+    options = {key: value for key, value in given.items() if key not in ("source", "root", "options")}
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **options)
 
 

@@ -43,7 +43,7 @@ class DetectionData(DataModule):
         source: BoxSource,
         *,
         preprocessing: Mapping[str, Any],
-        batch_size: int = 16,
+        batch_size: int = 64,
         eval_batch_size: int | None = None,
         workers: int = 0,
         seed: int = 0,

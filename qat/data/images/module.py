@@ -50,7 +50,7 @@ class ImageData(DataModule):
         source: ImageSource,
         *,
         preprocessing: Mapping[str, Any],
-        batch_size: int = 128,
+        batch_size: int = 64,
         eval_batch_size: int | None = None,
         workers: int = 0,
         seed: int = 0,

@@ -50,7 +50,7 @@ class TextData(DataModule):
         source: TextSource,
         *,
         encoder: Encoder,
-        batch_size: int = 32,
+        batch_size: int = 64,
         eval_batch_size: int | None = None,
         workers: int = 0,
         seed: int = 0,

@@ -110,4 +110,4 @@ def test_real_cifar10_is_read(shared_data: Path) -> None:
     )
     assert (data.n_train, data.n_val, data.n_test) == (256, 5000, 100)
     assert data.labels[:2] == ("airplane", "automobile")
-    assert next(iter(data.train_dataloader()))[0].shape == (128, 3, 32, 32)
+    assert next(iter(data.train_dataloader()))[0].shape == (64, 3, 32, 32)
