@@ -62,7 +62,7 @@ def top(name: str) -> str:
 
 def layer(name: str) -> int:
     assert top(name) in ORDER, f"{name} has no place in the order; give it one in the design and here"
-    return ORDER.index({"tasks": "training"}.get(top(name), top(name)))  # a task is a LightningModule still
+    return ORDER.index(top(name))
 
 
 def own_imports(name: str) -> set[str]:

@@ -43,7 +43,7 @@ def server(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
         for top in {path.parts[0] for path in files(name) or () if ".." not in path.parts}:
             link = folder / top
             if not link.exists():
-                link.symlink_to(distribution(name).locate_file(top))
+                link.symlink_to(str(distribution(name).locate_file(top)))
     return [unpacked, folder]
 
 

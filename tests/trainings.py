@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from qat.quantization.calibrate import calibrate
 from qat.quantization.prepare import PreparedModel, prepare
-from qat.tasks import ClassificationTask, OptimizerFactory, Task
+from qat.tasks import ClassificationTask
 from qat.training.fit import FitOptions, fit
+from qat.training.module import TrainingModule
+from qat.training.optimizer import OptimizerFactory
 
 IMAGES = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = IMAGES.mean((2, 3)).argmax(1)
@@ -40,12 +42,12 @@ def small_prepared() -> PreparedModel:
     return prepared
 
 
-def small_task(network: nn.Module, *, lr: float = 1e-2) -> Task:
-    return ClassificationTask(network, labels=tuple("abc"), optimizer=OptimizerFactory(lr=lr, warmup=0.0))
+def small_module(network: nn.Module, *, lr: float = 1e-2) -> TrainingModule:
+    return TrainingModule(network, ClassificationTask(labels=tuple("abc")), OptimizerFactory(lr=lr, warmup=0.0))
 
 
 def quick_fit(
-    task: Task,
+    module: TrainingModule,
     folder: Path,
     *callbacks: Callback,
     epochs: int = 2,
@@ -54,4 +56,4 @@ def quick_fit(
     loggers: Sequence[Logger] = (),
 ) -> None:
     options = FitOptions(epochs=epochs, max_steps=max_steps, gradient_clip=clip)
-    fit(task, RandomImages(), options, folder=folder, callbacks=callbacks, loggers=loggers)
+    fit(module, RandomImages(), options, folder=folder, callbacks=callbacks, loggers=loggers)

@@ -16,7 +16,7 @@ from qat.errors import ArtifactError
 from qat.evaluation.benchmark import Latency, measure
 from qat.evaluation.evaluate import Evaluation, agreement, interval, paired_difference
 from qat.evaluation.gates import Gate, budget_gate, kernel_gate, simulation_gate
-from qat.pipeline.run import Run, benchmark_inputs, make_task, progress, sample_inputs, score
+from qat.pipeline.run import Run, benchmark_inputs, progress, sample_inputs, score
 from qat.quantization.analysis.coverage import coverage
 from qat.quantization.analysis.parity import simulation_parity
 from qat.quantization.engines import lower, saturation
@@ -64,7 +64,7 @@ def assess(
         n_eval=int8.count,
         seed=config.seed,
         target=program.target,
-        metric=make_task(run, network, config.qat).metric,
+        metric=run.task.metric,
         stages=metrics,
         drop=drop,
         drops={name: drop if i == 0 else paired_difference(stages["fp32"], int8, name) for i, name in enumerate(int8.formulas)},
@@ -95,14 +95,13 @@ def assess(
 
 def disagreements(run: Run, fp32: Evaluation, int8: Evaluation) -> list[Disagreement]:
     """The first samples on which the two do not decide alike, with what is true of them."""
-    task = make_task(run, nn.Identity(), run.config.qat)
     names, truths = run.data.test_names(), run.data.test_truths()
     return [
         Disagreement(
             sample=names[i],
             truth=truths[i],
-            fp32=task.describe(fp32.decisions[i]),
-            int8=task.describe(int8.decisions[i]),
+            fp32=run.task.describe(fp32.decisions[i]),
+            int8=run.task.describe(int8.decisions[i]),
         )
         for i in differing(fp32, int8)
     ]

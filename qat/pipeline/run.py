@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from qat.config import Config, DataConfig, ModelConfig, StageConfig
+from qat.config import Config, DataConfig, ModelConfig
 from qat.data import DataModule, DataSource, build_data, build_source
 from qat.environment import environment
 from qat.errors import ConfigError
@@ -25,7 +25,7 @@ from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
 from qat.ranks import leads
-from qat.tasks import OptimizerFactory, Task, build_task, check_data
+from qat.tasks import AnyTask, build_task, check_data
 from qat.training.loggers.build import make_loggers
 from qat.training.loggers.metrics_log import append
 
@@ -40,6 +40,7 @@ class Run:
     source: DataSource
     data: DataModule
     model: FloatModel
+    task: AnyTask
     loggers: list[Logger]
 
 
@@ -50,6 +51,7 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
     source = build_source(config.data.source, **root, **config.data.options)
     check_data(config.task, source.kind)
     model = build_model(config.model.source, task=config.task, data=source, **model_options(config.model))
+    task = build_task(config.task, labels=source.labels, metric=config.metric, **model.task_options)
     data = open_data(config, source, model.preprocessing, model.tokenizer)
     for note in data.notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
@@ -65,7 +67,7 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
             tags=[*config.tags, config.task, model.name],
             config={**asdict(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
         )
-    return Run(config=config, folder=folder, console=console, source=source, data=data, model=model, loggers=loggers)
+    return Run(config=config, folder=folder, console=console, source=source, data=data, model=model, task=task, loggers=loggers)
 
 
 #: Keys of `model` that only one library's models have.
@@ -114,40 +116,19 @@ def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
 
 def score(run: Run, forward: Callable[..., Any], stage: str, *, limit: int | None = None) -> Evaluation:
     """Evaluate on the test set under a progress bar and log the metric as `<stage>/<metric>`."""
-    judge = make_task(run, nn.Identity(), run.config.qat)
     total = min(run.data.n_test, limit or run.data.n_test)
     with progress(run, f"evaluate {stage}", total) as advance:
-        found = evaluate(forward, run.data.test_dataloader(), judge, limit=limit, progress=advance)
+        found = evaluate(forward, run.data.test_dataloader(), run.task, limit=limit, progress=advance)
     if run.folder is not None:
         named = {f"{stage}/{name}": value for name, value in found.metrics.items()}
         append(run.folder / "metrics.jsonl", {"stage": stage, "step": None, **named})
     return found
 
 
-def make_task(run: Run, network: nn.Module, stage: StageConfig) -> Task:
-    """The task that trains `network` as `stage` says."""
-    return build_task(
-        run.config.task,
-        model=network,
-        labels=run.data.labels,
-        metric=run.config.metric,
-        label_smoothing=stage.label_smoothing,
-        **run.model.task_options,
-        optimizer=OptimizerFactory(
-            name=stage.optimizer,
-            lr=stage.lr,
-            weight_decay=stage.weight_decay,
-            momentum=stage.momentum,
-            warmup=stage.warmup,
-            decay=stage.decay,
-        ),
-    )
-
-
 def sample_inputs(run: Run, count: int) -> tuple[Tensor, ...]:
     """Model inputs of the first test samples."""
     batch = next(iter(run.data.test_dataloader()))
-    return tuple(x[:count] for x in make_task(run, nn.Identity(), run.config.qat).inputs(batch))
+    return tuple(x[:count] for x in run.task.inputs(batch))
 
 
 def benchmark_inputs(run: Run) -> tuple[Tensor, ...]:

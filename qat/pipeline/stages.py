@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,17 +14,18 @@ from torch import nn
 from qat.config import StageConfig
 from qat.errors import ConfigError, RangesError
 from qat.evaluation.benchmark import measure
-from qat.pipeline.run import Run, make_task
+from qat.pipeline.run import Run
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import differences, leads, together, world_size
-from qat.tasks import Task
 from qat.training.callbacks.checkpoint import load_weights, newest_loadable
 from qat.training.callbacks.progress import StageProgress
 from qat.training.callbacks.quantization import ScheduleCallback
 from qat.training.fit import FitOptions, fit
 from qat.training.loggers.build import enter
 from qat.training.loggers.metrics_log import JsonLinesLogger
+from qat.training.module import TrainingModule
+from qat.training.optimizer import OptimizerFactory
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,13 +77,12 @@ def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds:
         model = copy.deepcopy(original).train().to(memory_format=torch.channels_last)
         if isinstance(model, PreparedModel):
             model.set_observing_(run.config.quantization.freeze_ranges_at > 0)
-        task = make_task(run, model, run.config.qat)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
-        def step(task: Task = task, optimizer: Any = optimizer) -> None:
+        def step(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
             with torch.enable_grad():
                 optimizer.zero_grad()
-                torch.autograd.backward(task.loss(task(*task.inputs(batch)), batch))
+                torch.autograd.backward(run.task.loss(model(*run.task.inputs(batch)), batch))
                 optimizer.step()
 
         steps[name] = step
@@ -99,15 +98,27 @@ def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *cal
     network.to(memory_format=torch.channels_last)  # on CPUs a convolution's training step is twice as fast in this layout
     enter(run.loggers, name)
     run.console.rule(f"{STAGES[name]}: {stage.epochs} epochs, lr {stage.lr:.3g}")
-    task = make_task(run, network, stage)
-    shown = [StageProgress(STAGES[name], run.console, f"val/{task.metric}")] if run.config.progress and leads() else []
+    module = TrainingModule(network, run.task.smoothed(stage.label_smoothing), optimizer_of(stage))
+    shown = [StageProgress(STAGES[name], run.console, f"val/{run.task.metric}")] if run.config.progress and leads() else []
     fit(
-        task,
+        module,
         run.data,
         fit_options(run, stage),
         folder=run.folder / "checkpoints" / name,
         callbacks=[*shown, *callbacks],
         loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers] if leads() else [],
+    )
+
+
+def optimizer_of(stage: StageConfig) -> OptimizerFactory:
+    """How weights move in a stage."""
+    return OptimizerFactory(
+        name=stage.optimizer,
+        lr=stage.lr,
+        weight_decay=stage.weight_decay,
+        momentum=stage.momentum,
+        warmup=stage.warmup,
+        decay=stage.decay,
     )
 
 
@@ -130,5 +141,4 @@ def _pruning(run: Run) -> list[pl.Callback]:
     from qat.sweep.study import open_trial
     from qat.training.callbacks.pruning import Pruning
 
-    metric = make_task(run, nn.Identity(), run.config.qat).metric
-    return [Pruning(open_trial(trial.storage, trial.study, trial.number, trial.pruner), f"val/{metric}")]
+    return [Pruning(open_trial(trial.storage, trial.study, trial.number, trial.pruner), f"val/{run.task.metric}")]

@@ -23,9 +23,9 @@ from qat.errors import EngineError
 from qat.evaluation.gates import enforce
 from qat.files import write_json, write_text
 from qat.pipeline.assess import assess
-from qat.pipeline.run import Run, make_task, open_run, prepare_model, score
+from qat.pipeline.run import Run, open_run, prepare_model, score
 from qat.pipeline.run_folder import run_folder
-from qat.pipeline.stages import fit_options, load_baseline, time_steps, train_fp32, train_qat
+from qat.pipeline.stages import fit_options, load_baseline, optimizer_of, time_steps, train_fp32, train_qat
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, check_engines, lower
@@ -104,7 +104,8 @@ def preflight(run: Run, network: nn.Module) -> None:
     config = run.config.quantization
     QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
     for stage in (run.config.fp32, run.config.qat):
-        make_task(run, network, stage)
+        run.task.smoothed(stage.label_smoothing)
+        optimizer_of(stage)
         fit_options(run, stage)
     prepared = prepare_model(run, network)
     first = run.data.calibration_batches(min(1, config.calibration_batches))[0]

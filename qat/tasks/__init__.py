@@ -8,12 +8,11 @@ from qat.errors import ConfigError, near
 from qat.tasks.classification import ClassificationTask
 from qat.tasks.detection import DetectionTask
 from qat.tasks.question_answering import QuestionAnsweringTask
-from qat.tasks.task import Task
+from qat.tasks.task import AnyTask, Task
 from qat.tasks.text_classification import TextClassificationTask
 from qat.tasks.token_classification import TokenClassificationTask
-from qat.training.optimizer import OptimizerFactory
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[AnyTask]] = {
     "classification": ClassificationTask,
     "detection": DetectionTask,
     "text_classification": TextClassificationTask,
@@ -39,12 +38,12 @@ def default_metric(task: str) -> str:
     return next(iter(_known(task).metrics_for([])))
 
 
-def build_task(name: str, **options: Any) -> Task:
+def build_task(name: str, **options: Any) -> AnyTask:
     """A task by name; `ConfigError` when there is none."""
     return _known(name)(**options)
 
 
-def _known(name: str) -> type[Task]:
+def _known(name: str) -> type[AnyTask]:
     if name not in TASKS:
         raise ConfigError(f"unknown task {name!r}.{near(name, TASKS)}")
     return TASKS[name]
@@ -52,9 +51,9 @@ def _known(name: str) -> type[Task]:
 
 __all__ = [
     "TASKS",
+    "AnyTask",
     "ClassificationTask",
     "DetectionTask",
-    "OptimizerFactory",
     "QuestionAnsweringTask",
     "Task",
     "TextClassificationTask",

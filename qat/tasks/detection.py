@@ -7,13 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from qat.data.detection.batch import DetectionBatch
 from qat.data.detection.module import counted
 from qat.deploy.postprocess import Detections, decoder, overlaps
 from qat.errors import ConfigError
 from qat.evaluation.average_precision import Truth, mean_average_precision, records
 from qat.evaluation.evaluate import Formula
 from qat.tasks.task import Task
-from qat.training.optimizer import OptimizerFactory
 
 #: From this score on a detection counts as something that the model says about an image.
 CONFIDENT = 0.5
@@ -37,14 +37,15 @@ class TrainsItself(Protocol):
         """Training loss, shape ()."""
 
 
-class DetectionTask(Task):
+class DetectionTask(Task[DetectionBatch, Sequence[Tensor], Detections]):
     """A detector's own loss, and COCO's average precision over `DetectionBatch`es, in pixels of the stored images.
 
+    The network goes from images (N, C, H, W) to the raw outputs that `criterion` and `postprocessing` read.
+
     Args:
-        model: images (N, C, H, W) -> the raw outputs that `criterion` and `postprocessing` read.
-        criterion: see `Criterion`.
         postprocessing: the record of the float model, see `qat.deploy.postprocess`.
-        labels, optimizer, metric: see `Task`; the metric is `map`, `map50` or `map75`.
+        criterion: see `Criterion`; None for a network that is judged only.
+        labels, metric: see `Task`; the metric is `map`, `map50` or `map75`.
 
     Reference: Lin et al. 2014, arXiv:1405.0312.
     """
@@ -53,18 +54,14 @@ class DetectionTask(Task):
 
     def __init__(
         self,
-        model: nn.Module,
         *,
         labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        criterion: Criterion,
         postprocessing: Mapping[str, Any],
+        criterion: Criterion | None = None,
         label_smoothing: float = 0.0,
         metric: str | None = None,
     ) -> None:
-        if label_smoothing:
-            raise ConfigError("label_smoothing has no meaning for detectors, whose losses are their library's; leave it out")
-        super().__init__(model, labels=labels, optimizer=optimizer, metric=metric)
+        super().__init__(labels=labels, label_smoothing=label_smoothing, metric=metric)
         self._criterion = criterion
         self._decode = decoder(postprocessing)
 
@@ -79,36 +76,44 @@ class DetectionTask(Task):
             **{f"ap/{name}": mean_average_precision(classes, label=i) for i, name in enumerate(labels)},
         }
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        if not isinstance(self.model, TrainsItself):
-            return super().training_step(batch, batch_idx)
-        loss = self.model.training_loss(batch.inputs[0], batch.corners, batch.labels)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.corners))
-        return loss
+    def inputs(self, batch: DetectionBatch) -> tuple[Tensor, ...]:
+        return batch.inputs
 
-    def loss(self, outputs: Any, batch: Any) -> Tensor:
+    def training_loss(self, network: nn.Module, batch: DetectionBatch) -> Tensor:
+        """A float model of a library is trained with the library's own loss, everything else with `loss`."""
+        if isinstance(network, TrainsItself):
+            return network.training_loss(batch.inputs[0], batch.corners, batch.labels)
+        return super().training_loss(network, batch)
+
+    def loss(self, outputs: Sequence[Tensor], batch: DetectionBatch) -> Tensor:
+        assert self._criterion is not None, "a task without a criterion judges, and does not train"
         return self._criterion(outputs, batch.corners, batch.labels)
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def decide(self, outputs: Sequence[Tensor], batch: DetectionBatch) -> Sequence[Detections]:
         """`Detections` of every image in pixels of the stored image."""
         return [
             found.placed(seen.placement.to_image(found.boxes), seen.width, seen.height)
             for found, seen in zip(self._decode(outputs), batch.examples.items, strict=True)
         ]
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[Detections], batch: DetectionBatch) -> Tensor:
         """See `qat.evaluation.average_precision.records`."""
         truths = [
             Truth(boxes=seen.boxes.corners, labels=seen.boxes.labels, crowd=seen.boxes.crowd) for seen in batch.examples.items
         ]
         return records(decisions, truths, classes=len(self.labels))
 
-    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+    def alike(self, decision: Detections, other: Detections) -> Sequence[bool]:
         return found_again(decision, other)
 
-    def describe(self, decision: Any) -> str:
+    def describe(self, decision: Detections) -> str:
         """How many confident boxes of each class."""
         return counted(decision.labels[decision.scores >= CONFIDENT].tolist(), self.labels)
+
+    def _checked_smoothing(self, label_smoothing: float) -> float:
+        if label_smoothing:
+            raise ConfigError("label_smoothing has no meaning for detectors, whose losses are their library's; leave it out")
+        return label_smoothing
 
 
 def found_again(first: Detections, second: Detections) -> list[bool]:

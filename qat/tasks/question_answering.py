@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.text import squad
 
-from qat.data.text.batch import IGNORED
+from qat.data.text.batch import IGNORED, TextBatch
 from qat.evaluation.evaluate import Formula, OfMean, mean_score
-from qat.tasks.task import Task
+from qat.tasks.text import TextTask
 
 #: Answers of more tokens are not considered.
 MAX_ANSWER_TOKENS = 30
 
 
-class QuestionAnsweringTask(Task):
+class QuestionAnsweringTask(TextTask[Sequence[Tensor], str]):
     """Cross entropy of start and end; SQuAD's F1 and exact match over whole questions, whatever number of windows they need.
 
+    The network goes from token ids and masks (N, L) to start and end logits, each (N, L).
+
     Args:
-        model: token ids and masks (N, L) -> start and end logits, each (N, L).
         metric: `f1` or `exact_match`.
 
     Reference: Rajpurkar et al. 2016, arXiv:1606.05250; Devlin et al. 2019, arXiv:1810.04805, section 4.2 (span scores).
@@ -32,7 +33,7 @@ class QuestionAnsweringTask(Task):
 
     known: ClassVar[Mapping[str, Formula]] = {"f1": mean_score, "exact_match": OfMean(lambda means: means[..., 1])}
 
-    def loss(self, outputs: Any, batch: Any) -> Tensor:
+    def loss(self, outputs: Sequence[Tensor], batch: TextBatch) -> Tensor:
         """Targets have shape (N, 2): first and last token of the answer, or 0 and 0 where the window does not hold it."""
         losses = [
             F.cross_entropy(logits, batch.targets[:, i], ignore_index=IGNORED, label_smoothing=self.label_smoothing)
@@ -40,7 +41,7 @@ class QuestionAnsweringTask(Task):
         ]
         return (losses[0] + losses[1]) / 2
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def decide(self, outputs: Sequence[Tensor], batch: TextBatch) -> Sequence[str]:
         """The best span of every question over all its windows, as text; "" where no answer scores higher.
 
         A window without the answer rightly prefers none, so the score of no answer is the smallest of all windows.
@@ -57,7 +58,7 @@ class QuestionAnsweringTask(Task):
             decisions.append("" if example.may_have_none and none > score else text)
         return decisions
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[str], batch: TextBatch) -> Tensor:
         """Per question (F1, exact match) in points: (N, 2)."""
         rows = []
         for text, example in zip(decisions, batch.examples.items, strict=True):

@@ -1,29 +1,32 @@
-"""What every task is: a LightningModule that trains whatever `nn.Module` it is given and knows nothing of quantization."""
+"""What every task is: inputs, loss, decisions and statistics of one kind of problem. It trains nothing and holds no network."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from qat.errors import ConfigError, near
 from qat.evaluation.evaluate import Formula, same
-from qat.training.optimizer import OptimizerFactory
-from qat.training.running_metric import RunningMetric
+
+Batch = TypeVar("Batch")
+Outputs = TypeVar("Outputs")
+Decision = TypeVar("Decision")
 
 
-class Task(LightningModule, ABC):
-    """Loss, decisions and statistics of one kind of problem.
+class Task(ABC, Generic[Batch, Outputs, Decision]):
+    """A batch of what kind, a network's outputs of what kind, and what is decided about a sample.
 
     Args:
-        model: the network; float, prepared for QAT, anything with the right outputs.
         labels: names of the classes or tags.
-        optimizer: how its weights move.
         label_smoothing: in [0, 1).
         metric: which of `metrics_for` counts as the task's; None takes the first.
+
+    Raises:
+        ConfigError: a smoothing that cannot be, or a metric that the task does not have.
     """
 
     #: The kind of data that the task is for, as sources name theirs.
@@ -32,74 +35,59 @@ class Task(LightningModule, ABC):
     #: Every metric by name, see `qat.evaluation.evaluate`; those that depend on the labels are in `metrics_for`.
     known: ClassVar[Mapping[str, Formula]] = {}
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        labels: Sequence[str],
-        optimizer: OptimizerFactory,
-        label_smoothing: float = 0.0,
-        metric: str | None = None,
-    ) -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+    def __init__(self, *, labels: Sequence[str], label_smoothing: float = 0.0, metric: str | None = None) -> None:
         metrics = self.metrics_for(labels)
         if metric is not None and metric not in metrics:
             raise ConfigError(f"this task has no metric {metric!r}.{near(metric, metrics)}")
-        self.model = model
         self.labels = tuple(labels)
-        self.label_smoothing = label_smoothing
         self.metric = metric or next(iter(metrics))
         self.formulas = {self.metric: metrics[self.metric], **metrics}
-        self._optimizer = optimizer
-        self._validated = RunningMetric(metrics[self.metric])
+        self.label_smoothing = self._checked_smoothing(label_smoothing)
 
     @classmethod
     def metrics_for(cls, labels: Sequence[str]) -> Mapping[str, Formula]:
         """Every metric by name, the default first."""
         return cls.known
 
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """The model's inputs in a batch."""
-        inputs: tuple[Tensor, ...] = batch.inputs
-        return inputs
+    def smoothed(self, label_smoothing: float) -> Self:
+        """The same task with another label smoothing in its loss."""
+        other = copy.copy(self)
+        other.label_smoothing = self._checked_smoothing(label_smoothing)
+        return other
 
     @abstractmethod
-    def loss(self, outputs: Any, batch: Any) -> Tensor:
-        """Training loss, shape ()."""
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The network's inputs in a batch."""
 
     @abstractmethod
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Loss of what a network returns, shape ()."""
+
+    def training_loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Loss that a training step follows, shape (); a task may train a network with more than its outputs."""
+        return self.loss(network(*self.inputs(batch)), batch)
+
+    @abstractmethod
+    def decide(self, outputs: Outputs, batch: Batch) -> Sequence[Decision]:
         """One decision per sample; a tuple where a sample needs several."""
 
     @abstractmethod
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[Decision], batch: Batch) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
 
-    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+    def alike(self, decision: Decision, other: Decision) -> Sequence[bool]:
         """Of each thing that `decision` says about a sample, whether `other` says it as well."""
         return same(decision, other)
 
-    def describe(self, decision: Any) -> str:
+    def describe(self, decision: Decision) -> str:
         """A decision in words, for people."""
         return self.labels[decision] if isinstance(decision, int) else str(decision)
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.model(*inputs)
+    def _checked_smoothing(self, label_smoothing: float) -> float:
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        return label_smoothing
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        inputs = self.inputs(batch)
-        loss = self.loss(self.model(*inputs), batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(inputs[0]))
-        return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        outputs = self.model(*self.inputs(batch))
-        statistics = self.statistics(self.decide(outputs, batch), batch)
-        self._validated.update(statistics.to(self.device))
-        self.log("val/loss", self.loss(outputs, batch), batch_size=len(statistics), sync_dist=True)
-        self.log(f"val/{self.metric}", self._validated, prog_bar=True, batch_size=len(statistics))
-
-    def configure_optimizers(self) -> Any:
-        return self._optimizer.build(self.model, int(self.trainer.estimated_stepping_batches))
+#: A task of which no more is known.
+AnyTask: TypeAlias = Task[Any, Any, Any]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qat.data.text.batch import TextBatch
 from qat.evaluation.evaluate import Formula, OfMean
 from qat.evaluation.metrics import accuracy, f1, matthews
-from qat.tasks.task import Task
+from qat.tasks.text import TextTask
 
 
-class TextClassificationTask(Task):
+class TextClassificationTask(TextTask[Tensor, int]):
     """Cross entropy over `TextBatch`es whose targets have shape (N,); accuracy, F1 and Matthews' correlation.
 
+    The network goes from token ids and masks (N, L) to logits (N, len(labels)).
+
     Args:
-        model: token ids and masks (N, L) -> logits (N, len(labels)).
         metric: `accuracy`, `f1` (of class 1 of two, else macro) or `matthews`; what counts as the task's metric.
     """
 
@@ -30,14 +32,14 @@ class TextClassificationTask(Task):
         "matthews": OfMean(matthews),
     }
 
-    def loss(self, outputs: Any, batch: Any) -> Tensor:
+    def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         return F.cross_entropy(outputs, batch.targets, label_smoothing=self.label_smoothing)
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def decide(self, outputs: Tensor, batch: TextBatch) -> Sequence[int]:
         decisions: list[int] = outputs.argmax(-1).tolist()
         return decisions
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[int], batch: TextBatch) -> Tensor:
         """A one-hot confusion matrix (target, decision) per sample, flattened: (N, C * C)."""
         classes = len(self.labels)
         return F.one_hot(batch.targets.cpu() * classes + torch.tensor(decisions), classes * classes).float()

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 from torch import Tensor
 
-from qat.data.text.batch import IGNORED
+from qat.data.text.batch import IGNORED, TextBatch
 from qat.evaluation.evaluate import Formula, OfMean
 from qat.evaluation.metrics import entity_f1, entity_precision, entity_recall
-from qat.tasks.task import Task
+from qat.tasks.text import TextTask
 
 
-class TokenClassificationTask(Task):
+class TokenClassificationTask(TextTask[Tensor, tuple[int, ...]]):
     """Cross entropy over the first token of every word; entity-level F1, precision and recall as conlleval counts them.
 
     A word that truncation cut off, or that is nothing to the tokenizer, is decided as "O": the entities in it are missed.
 
+    The network goes from token ids and masks (N, L) to logits (N, L, len(labels)).
+
     Args:
-        model: token ids and masks (N, L) -> logits (N, L, len(labels)).
         labels: tags in IOB form, among them "O".
         metric: `f1`, `precision` or `recall`.
     """
@@ -35,12 +36,12 @@ class TokenClassificationTask(Task):
         "recall": OfMean(entity_recall),
     }
 
-    def loss(self, outputs: Any, batch: Any) -> Tensor:
+    def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         return F.cross_entropy(
             outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, label_smoothing=self.label_smoothing
         )
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def decide(self, outputs: Tensor, batch: TextBatch) -> Sequence[tuple[int, ...]]:
         """The tags of every word of every sentence, as indices."""
         best = outputs.argmax(-1).cpu()
         outside = self.labels.index("O") if "O" in self.labels else 0
@@ -52,11 +53,11 @@ class TokenClassificationTask(Task):
             decisions.append(tuple(tags))
         return decisions
 
-    def describe(self, decision: Any) -> str:
+    def describe(self, decision: tuple[int, ...]) -> str:
         """The tags of all words."""
         return " ".join(self.labels[tag] for tag in decision)
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[tuple[int, ...]], batch: TextBatch) -> Tensor:
         """Per sentence (correct, predicted, true) entities: (N, 3)."""
         rows = []
         for decided, example in zip(decisions, batch.examples.items, strict=True):

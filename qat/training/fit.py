@@ -1,4 +1,4 @@
-"""One training: a task, its data and Lightning's Trainer."""
+"""One training: a module, its data and Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from qat.errors import ConfigError, PreemptedError
 from qat.ranks import together, world_size
-from qat.tasks.task import Task
 from qat.training.callbacks.checkpoint import AtomicCheckpointIO, callbacks_for, newest_loadable
 from qat.training.callbacks.divergence import DivergenceGuard
+from qat.training.module import TrainingModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class FitOptions:
 
 
 def fit(
-    task: Task,
+    module: TrainingModule,
     data: LightningDataModule,
     options: FitOptions,
     *,
@@ -55,7 +55,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Train `task.model` in place; checkpoints go to `folder`, and an interrupted training there is continued.
+    """Train the network of `module` in place; checkpoints go to `folder`, and an interrupted training there is continued.
 
     Raises:
         DivergedError: the loss became NaN, infinite or exploded.
@@ -80,7 +80,7 @@ def fit(
         for message in _EXPECTED:
             warnings.filterwarnings("ignore", message=message)
         try:
-            trainer.fit(task, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
         except SIGTERMException:
             raise PreemptedError(
                 f"told to end (SIGTERM) at step {trainer.global_step}; the checkpoint is in {folder}. Continue with "

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from seqeval.metrics import f1_score, precision_score, recall_score  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.text import SQuAD
 
 from qat.data.batch import Examples
@@ -18,16 +18,17 @@ from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData
 from qat.errors import ConfigError
 from qat.evaluation.evaluate import evaluate
-from qat.tasks import TASKS, OptimizerFactory, Task, build_task, check_data
+from qat.tasks import TASKS, AnyTask, build_task, check_data
 from qat.tasks.question_answering import MAX_ANSWER_TOKENS, best_span
+from qat.training.running_metric import RunningMetric
 from tests.data.text.samples import encoder
 
 TAGS = grammar_source(kind="tags", train=1, test=1).labels
 TEXT = {"text_classification": "sentences", "token_classification": "tags", "question_answering": "questions"}
 
 
-def _task(name: str, labels: tuple[str, ...] = ("no", "yes"), **options: Any) -> Task:
-    return build_task(name, model=nn.Identity(), labels=labels, optimizer=OptimizerFactory(), **options)
+def _task(name: str, labels: tuple[str, ...] = ("no", "yes"), **options: Any) -> AnyTask:
+    return build_task(name, labels=labels, **options)
 
 
 def _data(kind: str, **options: Any) -> TextData:
@@ -83,7 +84,7 @@ def test_word_that_the_model_does_not_see_is_outside() -> None:
 def test_entity_metrics_equal_seqeval_over_a_whole_data_set(seed: int) -> None:
     """A model that is right about most words, on real batches; seqeval sees all tags at once."""
     data, task = _data("tags", eval_batch_size=7), _task("token_classification", TAGS)
-    generator = torch.Generator().manual_seed(seed)
+    generator, validated = torch.Generator().manual_seed(seed), RunningMetric(task.formulas[task.metric])
     true: list[list[str]] = []
     guessed: list[list[str]] = []
     for batch in data.test_dataloader():
@@ -92,10 +93,10 @@ def test_entity_metrics_equal_seqeval_over_a_whole_data_set(seed: int) -> None:
         logits = F.one_hot(torch.where(right, batch.targets.clamp(min=0), noise), len(TAGS)).float()
         true += [[TAGS[t] for t in item.tags] for item in batch.examples.items]
         guessed += [[TAGS[t] for t in tags] for tags in task.decide(logits, batch)]
-        task._validated.update(task.statistics(task.decide(logits, batch), batch))
+        validated.update(task.statistics(task.decide(logits, batch), batch))
     assert 40 < 100 * f1_score(true, guessed) < 95
-    assert float(task._validated.compute()) == pytest.approx(100 * f1_score(true, guessed), abs=1e-4)
-    rows = torch.cat(task._validated.rows).double()
+    assert float(validated.compute()) == pytest.approx(100 * f1_score(true, guessed), abs=1e-4)
+    rows = torch.cat(validated.rows).double()
     once = torch.ones(1, len(rows), dtype=torch.float64)
     assert float(task.formulas["precision"](rows, once)) == pytest.approx(100 * precision_score(true, guessed), abs=1e-4)
     assert float(task.formulas["recall"](rows, once)) == pytest.approx(100 * recall_score(true, guessed), abs=1e-4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qat.errors import ConfigError, DivergedError
 from qat.training.fit import FitOptions
-from tests.trainings import IMAGES, TARGETS, quick_fit, small_network, small_task
+from tests.trainings import IMAGES, TARGETS, quick_fit, small_module, small_network
 
 
 class Steps(Callback):
@@ -50,7 +50,7 @@ def test_fit_is_the_written_out_training_loop(tmp_path: Path, clip: float | None
     fitted, written = small_network(), small_network()
     written.load_state_dict(fitted.state_dict())
     steps = Steps()
-    quick_fit(small_task(fitted), tmp_path, steps, clip=clip)
+    quick_fit(small_module(fitted), tmp_path, steps, clip=clip)
     losses = _plain_training(written, lr=1e-2, epochs=2, clip=clip)
     assert steps.losses == pytest.approx(losses, rel=1e-5)
     for ours, theirs in zip(fitted.parameters(), written.parameters(), strict=True):
@@ -60,7 +60,7 @@ def test_fit_is_the_written_out_training_loop(tmp_path: Path, clip: float | None
 @pytest.mark.parametrize(("max_steps", "expected"), [(None, 12), (4, 4), (100, 12)])
 def test_fit_ends_after_epochs_or_steps(tmp_path: Path, max_steps: int | None, expected: int) -> None:
     steps = Steps()
-    quick_fit(small_task(small_network()), tmp_path, steps, max_steps=max_steps)
+    quick_fit(small_module(small_network()), tmp_path, steps, max_steps=max_steps)
     assert len(steps.losses) == expected
 
 
@@ -77,14 +77,14 @@ def test_fit_stops_when_the_loss_is_no_number(tmp_path: Path) -> None:
 
     network, steps = Poisoned(), Steps()
     with pytest.raises(DivergedError, match=r"step 3: the loss is nan"):
-        quick_fit(small_task(network), tmp_path, steps)
+        quick_fit(small_module(network), tmp_path, steps)
     assert network.calls == 3
 
 
 def test_fit_of_a_finished_stage_gives_its_weights_and_trains_nothing(tmp_path: Path) -> None:
     first, second, steps = small_network(), small_network(), Steps()
-    quick_fit(small_task(first), tmp_path)
-    quick_fit(small_task(second), tmp_path, steps)
+    quick_fit(small_module(first), tmp_path)
+    quick_fit(small_module(second), tmp_path, steps)
     assert steps.losses == []
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -48,7 +48,7 @@ class DetectionBatch(NamedTuple):
     inputs: tuple[Tensor]
     corners: list[Tensor]
     labels: list[Tensor]
-    examples: Examples
+    examples: Examples[Seen]
 
 
 class DetectionDataset(Dataset[DetectionBatch]):

@@ -27,7 +27,7 @@ class TextBatch(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     targets: Tensor
-    examples: Examples
+    examples: Examples[Any]
 
 
 class Window(NamedTuple):

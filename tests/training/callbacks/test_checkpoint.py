@@ -14,7 +14,7 @@ import torch
 
 from qat.errors import QatError
 from qat.training.callbacks.checkpoint import AtomicCheckpointIO, RngState, load_weights, newest_loadable
-from tests.trainings import quick_fit, small_network, small_task
+from tests.trainings import quick_fit, small_module, small_network
 
 _save = torch.save
 
@@ -128,19 +128,19 @@ def test_newest_loadable_passes_over_a_damaged_file_with_a_warning(tmp_path: Pat
 def test_training_goes_on_from_the_epoch_before_a_damaged_one(tmp_path: Path) -> None:
     whole, again = small_network(), small_network()
     again.load_state_dict(whole.state_dict())
-    quick_fit(small_task(whole), tmp_path / "whole", epochs=3)
-    quick_fit(small_task(again), tmp_path / "again", epochs=3)
+    quick_fit(small_module(whole), tmp_path / "whole", epochs=3)
+    quick_fit(small_module(again), tmp_path / "again", epochs=3)
     newest = sorted((tmp_path / "again").glob("*.ckpt"))[-1]
     newest.write_bytes(newest.read_bytes()[:500])
     other = small_network()
     with pytest.warns(UserWarning, match="cannot be read"):
-        quick_fit(small_task(other), tmp_path / "again", epochs=3)
+        quick_fit(small_module(other), tmp_path / "again", epochs=3)
     for a, b in zip(whole.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_last_two_epochs_are_kept(tmp_path: Path) -> None:
-    quick_fit(small_task(small_network()), tmp_path, epochs=4)
+    quick_fit(small_module(small_network()), tmp_path, epochs=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0002-0000018.ckpt", "0003-0000024.ckpt"]
 
 
@@ -180,7 +180,7 @@ def _draws() -> list[float]:
 
 def test_load_weights_gives_the_state_of_the_model(tmp_path: Path) -> None:
     network = small_network()
-    quick_fit(small_task(network), tmp_path, epochs=1)
+    quick_fit(small_module(network), tmp_path, epochs=1)
     (path,) = tmp_path.glob("*.ckpt")
     weights = load_weights(path)
     assert weights.keys() == network.state_dict().keys()

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.training.callbacks.quantization import ScheduleCallback
-from tests.trainings import quick_fit, small_prepared, small_task
+from tests.trainings import quick_fit, small_module, small_prepared
 
 Switches = set[tuple[bool, bool]]
 
@@ -39,7 +39,7 @@ def test_switches_turn_exactly_at_the_scheduled_steps(tmp_path: Path, quantize_f
     prepared = small_prepared()
     watch = Watch(prepared)
     schedule = QATSchedule(quantize_from=quantize_from, freeze_ranges_at=freeze_at)
-    quick_fit(small_task(prepared), tmp_path, ScheduleCallback(prepared, schedule), watch, epochs=2)
+    quick_fit(small_module(prepared), tmp_path, ScheduleCallback(prepared, schedule), watch, epochs=2)
     assert watch.train == [{(step < freeze_at * 12, step >= quantize_from * 12)} for step in range(12)]
 
 
@@ -47,7 +47,7 @@ def test_total_is_the_number_of_steps_when_that_ends_the_training(tmp_path: Path
     prepared = small_prepared()
     watch = Watch(prepared)
     callback = ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=0.5))
-    quick_fit(small_task(prepared), tmp_path, callback, watch, max_steps=8)
+    quick_fit(small_module(prepared), tmp_path, callback, watch, max_steps=8)
     assert watch.train == [{(step < 4, True)} for step in range(8)]
 
 
@@ -71,7 +71,7 @@ def test_observers_rest_in_validation(tmp_path: Path) -> None:
     watch, ranges = Watch(prepared), Ranges()
     start = ranges.read()
     callback = ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=1.0))
-    quick_fit(small_task(prepared), tmp_path, callback, watch, ranges, epochs=2)
+    quick_fit(small_module(prepared), tmp_path, callback, watch, ranges, epochs=2)
     assert watch.val == [{(False, True)}] * 4
     for before, after in ranges.pairs:
         assert torch.equal(before, after)
@@ -82,12 +82,12 @@ def test_observers_rest_in_validation(tmp_path: Path) -> None:
 def test_trained_model_rounds_and_observes_no_more(tmp_path: Path) -> None:
     prepared = small_prepared()
     watch = Watch(prepared)
-    quick_fit(small_task(prepared), tmp_path, ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=1.0)), epochs=1)
+    quick_fit(small_module(prepared), tmp_path, ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=1.0)), epochs=1)
     assert watch.switches() == {(False, True)}
 
 
 def test_ranges_stay_as_calibrated_when_they_are_frozen_from_the_start(tmp_path: Path) -> None:
     prepared = small_prepared()
     before = [(name, module.qparams()) for name, module in prepared.fake_quantizes()]
-    quick_fit(small_task(prepared), tmp_path, ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=0.0)), epochs=1)
+    quick_fit(small_module(prepared), tmp_path, ScheduleCallback(prepared, QATSchedule(freeze_ranges_at=0.0)), epochs=1)
     assert [(name, module.qparams()) for name, module in prepared.fake_quantizes()] == before

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.training.loggers.metrics_log import JsonLinesLogger, append
-from tests.trainings import quick_fit, small_network, small_task
+from tests.trainings import quick_fit, small_module, small_network
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -14,7 +14,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def test_every_logged_metric_is_a_line_with_its_stage_and_step(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    quick_fit(small_task(small_network()), tmp_path / "ckpt", epochs=2, loggers=[JsonLinesLogger(file, stage="fp32")])
+    quick_fit(small_module(small_network()), tmp_path / "ckpt", epochs=2, loggers=[JsonLinesLogger(file, stage="fp32")])
     lines = _lines(file)
     assert {line["stage"] for line in lines} == {"fp32"}
     validated = [line for line in lines if "val/top1" in line]
