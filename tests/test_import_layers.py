@@ -129,6 +129,12 @@ def test_the_library_underneath_is_plain_pytorch(name: str) -> None:
         assert not {found for found in imports(name) if found.split(".")[0] in TRAINING | HYDRA}
 
 
+@pytest.mark.parametrize("name", [name for name in modules() if layer(name) < ORDER.index("report") and top(name) != "data"])
+def test_lightning_starts_at_training(name: str) -> None:
+    """What judges or deploys a model needs no training loop; data modules alone are Lightning's own kind of thing."""
+    assert not {found for found in imports(name) if found.split(".")[0] in {"lightning", "pytorch_lightning"}}
+
+
 def attributes(name: str) -> set[str]:
     """Dotted attribute chains and bare names that a module's code uses."""
     found = set()

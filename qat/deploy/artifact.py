@@ -27,6 +27,9 @@ from qat.quantization.program.storage import load_program, read_manifest, save_p
 
 GOLDEN, CARD = "golden.safetensors", "README.md"
 
+#: Folder of the tokenizer, where there is one.
+TOKENIZER = "tokenizer"
+
 #: Engines that equal the reference bit for bit; the others round in another order.
 EXACT_ENGINES = ("reference", "fbgemm")
 

@@ -11,10 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from qat.deploy.artifact import TOKENIZER
 from qat.errors import ConfigError
-
-#: Folder of the tokenizer inside an artifact.
-FOLDER = "tokenizer"
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -85,4 +83,4 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
     """The tokenizer as files by path inside an artifact."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return {f"{FOLDER}/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+        return {f"{TOKENIZER}/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from qat.config import Config
 from qat.environment import isa
-from qat.errors import ConfigError, DataError
+from qat.errors import ConfigError
 from qat.evaluation.benchmark import measure
 from qat.pipeline.assess import write_artifact
-from qat.pipeline.loading import given, load_prepared, ready_program
-from qat.pipeline.run import Run, benchmark_inputs, open_data, open_run, prepare_model, sample_inputs, score
+from qat.pipeline.loading import given, load_prepared, open_artifact, ready_program
+from qat.pipeline.run import Judging, benchmark_inputs, open_run, prepare_model, sample_inputs, score
 from qat.quantization.analysis.coverage import coverage
 from qat.quantization.analysis.parity import LayerParity, engine_parity, simulation_parity
 from qat.quantization.calibrate import calibrate
@@ -27,7 +27,6 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import check_engines, lower, saturation
 from qat.quantization.layouts import Kind
 from qat.quantization.program.program import Int8Program
-from qat.quantization.program.storage import read_manifest
 from qat.quantization.qparams import QParams
 
 
@@ -40,17 +39,18 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
     """
     console = console or Console()
     program = ready_program(config)
-    run = open_run(config, None, console)
+    judging: Judging
     models: dict[str, Callable[..., Any]] = {}
     if program is not None:
-        run = _with_artifact_data(run)
-        models = {engine: lower(program, engine) for engine in config.engines}
+        judging = open_artifact(config, console)
     else:
+        judging = run = open_run(config, None, console)
         prepared = load_prepared(run)
         program = convert(prepared)
-        models = {"fake_quant": prepared.eval(), **{engine: lower(program, engine) for engine in config.engines}}
-    results = {name: score(run, model, name) for name, model in models.items()}
-    table = Table("engine", "metric", "n", title=f"{run.data.name}, {given(config)}")
+        models["fake_quant"] = prepared.eval()
+    models |= {engine: lower(program, engine) for engine in config.engines}
+    results = {name: score(judging, model, name) for name, model in models.items()}
+    table = Table("engine", "metric", "n", title=f"{judging.data.name}, {given(config)}")
     for name, result in results.items():
         table.add_row(name, f"{result.metric:.3f}", str(result.count))
     console.print(table)
@@ -62,14 +62,13 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
     INT8) or an `artifact` (engine against reference), on a batch of test samples."""
     console = console or Console()
     program = ready_program(config)
-    run = open_run(config, None, console)
     result: dict[str, Any] = {"saturation": saturation()}
     console.print(saturation_table(result["saturation"]))
     if program is not None:
-        run = _with_artifact_data(run)
-        rows = engine_parity(program, config.engines[0], _sample(run))
+        rows = engine_parity(program, config.engines[0], _sample(open_artifact(config, console)))
         against = f"{config.engines[0]} against reference"
     else:
+        run = open_run(config, None, console)
         prepared = load_prepared(run)
         program = convert(prepared)
         rows = simulation_parity(prepared, program, _sample(run))
@@ -161,32 +160,7 @@ def saturation_table(found: Mapping[str, Mapping[str, str]]) -> Table:
     return table
 
 
-def _artifact(config: Config) -> Path:
-    return Path(str(config.artifact))
-
-
-def _with_artifact_data(run: Run) -> Run:
-    """The run with its data prepared as the artifact's manifest says."""
-    manifest = read_manifest(_artifact(run.config))
-    if list(manifest.get("labels", [])) != list(run.data.labels):
-        raise DataError(
-            f"the artifact has labels {manifest.get('labels')}, {run.data.name} has {list(run.data.labels)}; "
-            "evaluate it on the data it was made for"
-        )
-    tokenizer = run.model.tokenizer
-    if tokenizer is not None:
-        from qat.models.tokenizer import FOLDER, load_tokenizer  # transformers takes seconds to import
-
-        tokenizer = load_tokenizer(_artifact(run.config) / FOLDER)
-    options = {key: manifest[key] if key == "postprocessing" else value for key, value in run.model.task_options.items()}
-    return replace(
-        run,
-        data=open_data(run.config, run.source, manifest["preprocessing"], tokenizer),
-        model=replace(run.model, task_options=options),
-    )
-
-
-def _sample(run: Run) -> tuple[Tensor, ...]:
+def _sample(run: Judging) -> tuple[Tensor, ...]:
     return sample_inputs(run, run.config.gate.parity_samples)
 
 

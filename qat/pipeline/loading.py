@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from qat.config import Config
-from qat.errors import ConfigError, EngineError, SchemeError
-from qat.pipeline.run import Run, prepare_model
+from qat.deploy.artifact import TOKENIZER
+from qat.errors import ConfigError, DataError, EngineError, SchemeError
+from qat.pipeline.run import Judging, Run, open_data, open_source, prepare_model
 from qat.quantization.analysis.weight_error import target_costs
 from qat.quantization.engines import check_engines, get_engine
 from qat.quantization.prepare import PreparedModel, target_of
 from qat.quantization.program.program import Int8Program
-from qat.quantization.program.storage import load_program
+from qat.quantization.program.storage import load_program, read_manifest
 from qat.quantization.targets import TARGETS, get_target
+from qat.tasks import build_task
 from qat.training.callbacks.checkpoint import load_weights
 
 
@@ -36,6 +39,35 @@ def ready_program(config: Config) -> Int8Program | None:
         if refusal := get_engine(engine).refusal(program):
             raise EngineError(f"engine {engine!r} cannot run {config.artifact}: {refusal}")
     return program
+
+
+def open_artifact(config: Config, console: Console) -> Judging:
+    """What judging an `artifact` takes: the configured data, prepared as the artifact's manifest says. No float model is built;
+    what the configuration says of one does not matter.
+
+    Raises:
+        DataError: the data has other labels than the artifact.
+    """
+    folder = Path(str(config.artifact))
+    manifest, source = read_manifest(folder), open_source(config)
+    if list(manifest.get("labels", [])) != list(source.labels):
+        raise DataError(
+            f"the artifact has labels {manifest.get('labels')}, {source.name} has {list(source.labels)}; "
+            "evaluate it on the data it was made for"
+        )
+    tokenizer = None
+    if (folder / TOKENIZER).is_dir():
+        from qat.models.tokenizer import load_tokenizer  # transformers takes seconds to import
+
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+    decoding = {"postprocessing": manifest["postprocessing"]} if "postprocessing" in manifest else {}
+    return Judging(
+        config=config,
+        folder=None,
+        console=console,
+        data=open_data(config, source, manifest["preprocessing"], tokenizer),
+        task=build_task(config.task, labels=source.labels, metric=config.metric, **decoding),
+    )
 
 
 def load_prepared(run: Run) -> PreparedModel:

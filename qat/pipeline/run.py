@@ -31,25 +31,28 @@ from qat.training.loggers.metrics_log import append
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What every step of a run needs."""
+class Judging:
+    """What judging a model takes, be it float, prepared or deployed."""
 
     config: Config
     folder: Path | None
     console: Console
-    source: DataSource
     data: DataModule
-    model: FloatModel
     task: AnyTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Judging):
+    """What every step of a run needs."""
+
+    model: FloatModel
     loggers: list[Logger]
 
 
 def open_run(config: Config, folder: Path | None, console: Console, overrides: Sequence[str] = ()) -> Run:
     """Seed everything and build model and data; without a folder nothing is logged to files."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    root = {} if config.data.root is None else {"root": config.data.root}
-    source = build_source(config.data.source, **root, **config.data.options)
-    check_data(config.task, source.kind)
+    source = open_source(config)
     model = build_model(config.model.source, task=config.task, data=source, **model_options(config.model))
     task = build_task(config.task, labels=source.labels, metric=config.metric, **model.task_options)
     data = open_data(config, source, model.preprocessing, model.tokenizer)
@@ -67,7 +70,15 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
             tags=[*config.tags, config.task, model.name],
             config={**asdict(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
         )
-    return Run(config=config, folder=folder, console=console, source=source, data=data, model=model, task=task, loggers=loggers)
+    return Run(config=config, folder=folder, console=console, data=data, model=model, task=task, loggers=loggers)
+
+
+def open_source(config: Config) -> DataSource:
+    """The data that the configuration names; `ConfigError` when its task reads data of another kind."""
+    root = {} if config.data.root is None else {"root": config.data.root}
+    source = build_source(config.data.source, **root, **config.data.options)
+    check_data(config.task, source.kind)
+    return source
 
 
 #: Keys of `model` that only one library's models have.
@@ -114,7 +125,7 @@ def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
     )
 
 
-def score(run: Run, forward: Callable[..., Any], stage: str, *, limit: int | None = None) -> Evaluation:
+def score(run: Judging, forward: Callable[..., Any], stage: str, *, limit: int | None = None) -> Evaluation:
     """Evaluate on the test set under a progress bar and log the metric as `<stage>/<metric>`."""
     total = min(run.data.n_test, limit or run.data.n_test)
     with progress(run, f"evaluate {stage}", total) as advance:
@@ -125,7 +136,7 @@ def score(run: Run, forward: Callable[..., Any], stage: str, *, limit: int | Non
     return found
 
 
-def sample_inputs(run: Run, count: int) -> tuple[Tensor, ...]:
+def sample_inputs(run: Judging, count: int) -> tuple[Tensor, ...]:
     """Model inputs of the first test samples."""
     batch = next(iter(run.data.test_dataloader()))
     return tuple(x[:count] for x in run.task.inputs(batch))
@@ -147,7 +158,7 @@ def benchmark_inputs(run: Run) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def progress(run: Run, title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(run: Judging, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields the function that advances it."""
     shown = run.config.progress and run.console.is_terminal  # elsewhere a bar that vanishes leaves an empty line
     with Progress(console=run.console, transient=True, disable=not shown) as bar:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from qat.data.text.grammar import grammar_source
+from qat.deploy.artifact import TOKENIZER
 from qat.errors import ConfigError
-from qat.models.tokenizer import FOLDER, learn_tokenizer, load_tokenizer, tokenizer_files
+from qat.models.tokenizer import learn_tokenizer, load_tokenizer, tokenizer_files
 
 TEXTS = ["the red key", "the red cup", "a key"]
 
@@ -43,7 +44,7 @@ def test_tokenizer_survives_as_files(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    loaded = load_tokenizer(tmp_path / FOLDER)
+    loaded = load_tokenizer(tmp_path / TOKENIZER)
     assert loaded("the red cup", "a key").data == tokenizer("the red cup", "a key").data
 
 

@@ -54,6 +54,14 @@ def test_evaluate_takes_the_preprocessing_of_the_artifact(finished: Path, tmp_pa
     assert evaluate_deployed(config, quiet())["fbgemm"] == pytest.approx(report["stages"]["int8"], abs=1e-4)
 
 
+@pytest.mark.parametrize("verb", [evaluate_deployed, inspect_deployed])
+def test_artifact_is_judged_without_its_float_model(
+    finished: Path, tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qat.pipeline.run.build_model", lambda *_, **__: pytest.fail("the float model was built"))
+    assert verb(tiny_config(tmp_path, artifact=_artifact(finished), model__name="gone", model__pretrained=True), quiet())
+
+
 def test_evaluate_checkpoint_gives_simulation_and_int8(finished: Path, tmp_path: Path, report: dict[str, Any]) -> None:
     found = evaluate_deployed(tiny_config(tmp_path, checkpoint=_checkpoint(finished)), quiet())
     expected = {name: engine["int8"] for name, engine in report["engines"].items()}
@@ -198,7 +206,8 @@ def test_export_for_another_target_with_the_same_kernels_says_what_it_costs(fini
 def test_what_this_machine_cannot_run_is_refused_before_data_and_model_are_built(
     finished: Path, tmp_path: Path, verb: Any, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qat.pipeline.deployed.open_run", lambda *_: pytest.fail("the model was built"))
+    for build in ("build_model", "build_source"):
+        monkeypatch.setattr(f"qat.pipeline.run.{build}", lambda *_, **__: pytest.fail("model or data were built"))
     unknown = Saturation(layouts=dict.fromkeys(Kind, ()), unexpected=("dense: positions 0 and 9",))
     monkeypatch.setattr(NativeEngine, "saturation", lambda self: unknown)
     path: dict[str, Any] = {given: _artifact(finished) if given == "artifact" else _checkpoint(finished)}
@@ -210,7 +219,8 @@ def test_what_this_machine_cannot_run_is_refused_before_data_and_model_are_built
 def test_training_that_this_machine_cannot_run_is_refused_before_data_and_model_are_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qat.pipeline.train.open_run", lambda *_: pytest.fail("the model was built"))
+    for build in ("build_model", "build_source"):
+        monkeypatch.setattr(f"qat.pipeline.run.{build}", lambda *_, **__: pytest.fail("model or data were built"))
     monkeypatch.setattr(NativeEngine, "saturation", lambda self: Saturation(layouts=dict.fromkeys(Kind, (ChannelsLast(),))))
     with pytest.raises(EngineError, match="quantization=x86_vnni makes is for x86 CPUs with AVX512-VNNI"):
         train(tiny_config(tmp_path / "out", quantization__target="x86_vnni"), console=quiet())

@@ -20,7 +20,7 @@ from qat.data.text.source import Question, Sentence, Tagged, TextSource
 from qat.deploy.postprocess import Detections
 from qat.evaluation.evaluate import Evaluation
 from qat.pipeline.assess import disagreements
-from qat.pipeline.run import Run, open_run
+from qat.pipeline.run import Run, open_run, open_source
 from qat.report.disagreements import MOST, SIDE, STRIP, differing, squares, strip
 from qat.report.plots import draw
 from qat.tasks.detection import found_again
@@ -42,8 +42,9 @@ def _run(tmp_path: Path, base: dict[str, Any], **changes: Any) -> Run:
 
 def _examples(run: Run, kind: type[AnyExample]) -> list[AnyExample]:
     """The test examples of a text run, as its source has them."""
-    assert isinstance(run.source, TextSource)
-    return [example for example in run.source.test.examples if isinstance(example, kind)]
+    source = open_source(run.config)
+    assert isinstance(source, TextSource)
+    return [example for example in source.test.examples if isinstance(example, kind)]
 
 
 def test_differing_samples_are_the_first_ones_in_order() -> None:
