@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification
 import qat
 from qat.environment import environment
 from qat.models.hf_common import fresh_config
-from qat.models.huggingface import EncoderModel, inputs_of
+from qat.models.hf_text import EncoderModel, inputs_of
 from qat.quantization.analysis.parity import engine_parity
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from qat.deploy.artifact import size_bytes
 from qat.environment import environment
 from qat.evaluation.benchmark import measure
 from qat.models.hf_common import fresh_config
-from qat.models.huggingface import EncoderModel
+from qat.models.hf_text import EncoderModel
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODELS: dict[str, dict[str, int]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from qat.cli import main as cli
-from qat.config import Config
+from qat.config import CHOICES, Config, empty_config
 
 #: Dotted keys of the configuration. Observers move until half of QAT, so that a run has every kind of state.
 TINY: dict[str, Any] = {
@@ -21,17 +22,17 @@ TINY: dict[str, Any] = {
     "model.mean": [0.5],
     "model.std": [0.5],
     "model.options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-    "data.source": "digits",
+    "data": "digits",
     "data.batch_size": 16,
     "data.eval_batch_size": 50,
     "data.limit_train": 128,
     "data.limit_val": 16,
     "data.limit_test": 120,
     "data.augment": "shift",
-    "fp32.epochs": 3,
+    "fp32.max_epochs": 3,
     "fp32.lr": 0.02,
     "fp32.weight_decay": 0.01,
-    "qat.epochs": 1,
+    "qat.max_epochs": 1,
     "qat.lr": 0.001,
     "quantization.observer": "moving_average",
     "quantization.calibration_batches": 2,
@@ -46,8 +47,7 @@ TINY: dict[str, Any] = {
 
 #: The same for text: a BERT of two layers with dropout, and a generated language.
 TINY_TEXT: dict[str, Any] = {
-    "task": "text_classification",
-    "model.source": "huggingface",
+    "model": "hf_text",
     "model.name": "bert",
     "model.max_length": 48,
     "model.options": {
@@ -58,8 +58,9 @@ TINY_TEXT: dict[str, Any] = {
         "intermediate_size": 64,
         "max_position_embeddings": 48,
     },
-    "data.source": "grammar",
-    "data.options": {"train": 128, "test": 60},
+    "data": "grammar",
+    "data.train": 128,
+    "data.test": 60,
     "data.eval_batch_size": 25,
     "fp32.lr": 0.003,
     "engines": ["fbgemm"],
@@ -68,13 +69,13 @@ TINY_TEXT: dict[str, Any] = {
         key: TINY[key]
         for key in TINY
         if key.partition(".")[0] in ("gate", "qat", "quantization", "progress")
-        or key in ("data.batch_size", "fp32.epochs", "benchmark.repeats")
+        or key in ("data.batch_size", "fp32.max_epochs", "benchmark.repeats")
     },
 }
 
 #: The same for detection: the ResNet under a pyramid and an FCOS head of one convolution, on generated shapes.
 TINY_SHAPES: dict[str, Any] = {
-    "task": "detection",
+    "model": "timm_detector",
     "model.name": "resnet18",
     "model.head": "fcos",
     "model.head_options": {"channels": 16, "convs": 1, "extra_levels": False},
@@ -82,11 +83,12 @@ TINY_SHAPES: dict[str, Any] = {
     "model.mean": [0.5, 0.5, 0.5],
     "model.std": [0.25, 0.25, 0.25],
     "model.options": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
-    "data.source": "shapes",
-    "data.options": {"train": 96, "test": 30},
+    "data": "shapes",
+    "data.train": 96,
+    "data.test": 30,
     "data.augment": "flip",
     "data.eval_batch_size": 15,
-    "fp32.epochs": 12,
+    "fp32.max_epochs": 12,
     "fp32.lr": 0.003,
     "engines": ["fbgemm"],
     **{
@@ -103,10 +105,17 @@ def tiny_config(output: Path, *, base: Mapping[str, Any] = TINY, **changes: Any)
 
     Args:
         base: `TINY`, `TINY_TEXT` or `TINY_SHAPES`.
-        changes: by key, with `__` for the dot: `qat__epochs=3`.
+        changes: by key, with `__` for the dot: `qat__max_epochs=3`.
     """
-    config = Config(output=str(output))
-    for key, value in {**base, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+    own = {key.replace("__", "."): value for key, value in changes.items()}
+    values = {**base, **own}
+    choices = {key: values.pop(key) for key in CHOICES if key in values}
+    config = replace(empty_config(choices), output=str(output))
+    for key in base.keys() - own.keys():  # keys that another choice does not have go with the choice
+        group, _, name = key.partition(".")
+        if group in own and not hasattr(getattr(config, group), name):
+            del values[key]
+    for key, value in values.items():
         *parents, name = key.split(".")
         owner: Any = config
         for parent in parents:

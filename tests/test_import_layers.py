@@ -26,7 +26,7 @@ quantization deploy __init__ evaluation data models tasks report training sweep 
 """.split()
 
 #: Modules that may stand beside the rooms.
-LOOSE = {"qat.__init__", "qat.errors", "qat.files", "qat.ranks", "qat.environment", "qat.config"}
+LOOSE = {"qat.__init__", "qat.errors", "qat.files", "qat.ranks", "qat.environment"}
 
 HYDRA = {"hydra", "omegaconf"}
 TRAINING = {"lightning", "pytorch_lightning", "timm", "transformers", "torchvision", "datasets", "torchmetrics", "wandb"}

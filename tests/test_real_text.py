@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import qat
-from qat.config import Config, DataConfig, ModelConfig, StageConfig
+from qat.config import Config, StageConfig
+from qat.config.data import TextConfig
+from qat.config.models import HFTextConfig
 from qat.pipeline.train import train
 from tests.contract import check_report
 from tests.runs import quiet
@@ -31,14 +34,18 @@ def encoder_folder() -> Path:
 def test_minilm_on_trec_loses_next_to_nothing(shared_data: Path, encoder_folder: Path, tmp_path: Path) -> None:
     """Two epochs on TREC: INT8 within the paired interval of FP32, every gate passed, 0.27 of the bytes."""
     torch.set_num_threads(os.cpu_count() or 1)
-    files = {"train": "train.tsv", "test": "test.tsv", "text_column": "sentence", "labels": "labels.json:coarse"}
+    files: dict[str, Any] = {
+        "train": "train.tsv",
+        "test": "test.tsv",
+        "text_column": "sentence",
+        "labels": "labels.json:coarse",
+    }
     config = Config(
-        task="text_classification",
         output=str(tmp_path / "run"),
-        model=ModelConfig(source="huggingface", path=str(encoder_folder), max_length=128),
-        data=DataConfig(source="text", root=str(shared_data / "trec"), options=files, batch_size=32, eval_batch_size=50),
-        fp32=StageConfig(epochs=2, lr=1e-4, warmup=0.1),
-        qat=StageConfig(epochs=1, max_steps=60, lr=5e-6, warmup=0.1),
+        model=HFTextConfig(path=str(encoder_folder), max_length=128),
+        data=TextConfig(root=str(shared_data / "trec"), batch_size=32, eval_batch_size=50, **files),
+        fp32=StageConfig(max_epochs=2, lr=1e-4, warmup=0.1),
+        qat=StageConfig(max_epochs=1, max_steps=60, lr=5e-6, warmup=0.1),
         engines=["fbgemm"],
         progress=False,
     )

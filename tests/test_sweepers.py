@@ -23,7 +23,7 @@ from tests.runs import tiny_overrides
 
 BIN = Path(sys.executable).parent
 
-SHORT: dict[str, Any] = {"fp32__epochs": 1, "qat__epochs": 1, "data__limit_train": 64, "engines": ["fbgemm"]}
+SHORT: dict[str, Any] = {"fp32__max_epochs": 1, "qat__max_epochs": 1, "data__limit_train": 64, "engines": ["fbgemm"]}
 
 
 def _command(*arguments: str, **changes: Any) -> list[str]:
@@ -65,7 +65,7 @@ def _check_two_jobs(found: subprocess.CompletedProcess[str], folder: Path) -> No
 
 
 def test_grid_runs_all_jobs_in_folders_of_their_own_and_ends_with_the_code_of_the_bad_one(tmp_path: Path) -> None:
-    found = _sweep(_command("qat.lr=1e30,1e-3", "hydra.sweep.dir=sweep", fp32__epochs=0), tmp_path)
+    found = _sweep(_command("qat.lr=1e30,1e-3", "hydra.sweep.dir=sweep", fp32__max_epochs=0), tmp_path)
     _check_two_jobs(found, tmp_path / "sweep")
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "1", "jobs.csv", "comparison.html", "multirun.yaml"}
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
@@ -99,7 +99,7 @@ def test_without_optuna_a_search_says_what_to_install_and_a_grid_needs_nothing(t
 
 
 def test_sigterm_ends_the_job_at_work_the_others_go_on_and_so_does_the_sweep_with_resume(tmp_path: Path) -> None:
-    command = _command("seed=0,1", "hydra.sweep.dir=sweep", fp32__epochs=30)
+    command = _command("seed=0,1", "hydra.sweep.dir=sweep", fp32__max_epochs=30)
     sweep = tmp_path / "sweep"
     with subprocess.Popen(
         command, cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -187,7 +187,7 @@ def test_other_launchers_run_the_jobs_as_well(launcher: str, plugin: str, option
 
 @pytest.mark.slow
 def test_output_of_a_sweep_may_be_chosen_per_job(tmp_path: Path) -> None:
-    found = _sweep(_command("output=run-${hydra:job.num}", "task=nope,classification", "hydra.sweep.dir=sweep"), tmp_path)
+    found = _sweep(_command("output=run-${hydra:job.num}", "task=detection,classification", "hydra.sweep.dir=sweep"), tmp_path)
     assert found.returncode == 2, found.stdout
     assert [row["folder"] for row in _rows(tmp_path / "sweep" / "jobs.csv")] == ["run-0", "run-1"]
     assert not (tmp_path / "run-0").exists()

@@ -55,5 +55,5 @@ def quick_fit(
     clip: float | None = 1.0,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    options = FitOptions(epochs=epochs, max_steps=max_steps, gradient_clip=clip)
+    options = FitOptions(max_epochs=epochs, max_steps=max_steps, gradient_clip_val=clip)
     fit(module, RandomImages(), options, folder=folder, callbacks=callbacks, loggers=loggers)

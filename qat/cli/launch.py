@@ -14,31 +14,29 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig as Torchrun
 from torch.distributed.launcher.api import elastic_launch
 
-from qat.config import Config
-from qat.errors import ConfigError, LaunchError, PreemptedError, PrunedError, QatError, near
+from qat.config import Config, empty_config, to_record
+from qat.config.training import TorchrunConfig
+from qat.errors import ConfigError, LaunchError, PreemptedError, PrunedError, QatError
 from qat.report.compare import read
-
-KINDS = ("none", "torchrun")
 
 #: Exit codes of a rank that mean the same for the whole job.
 MEANINGFUL = (2, 3, 4, 143)
 
 
-def launch(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train with `config.launch.nproc` ranks on this machine and return the report; {} on a machine without rank 0.
+def launch(config: Config, options: TorchrunConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train with `options.nproc` ranks on this machine and return the report; {} on a machine without rank 0.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -46,12 +44,8 @@ def launch(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
         PrunedError: as the trial of a search.
         LaunchError: a rank died or failed; `exit_code` is its own where that has a meaning, else 1.
     """
-    options = config.launch
-    if options.nproc < 1 or options.nnodes < 1 or not 0 <= options.node_rank < options.nnodes or options.max_restarts < 0:
-        raise ConfigError(
-            "launch.nproc and launch.nnodes must be at least 1, launch.node_rank below launch.nnodes and launch.max_restarts "
-            f"not negative, got {options.nproc}, {options.nnodes}, {options.node_rank} and {options.max_restarts}"
-        )
+    if not options.node_rank < options.nnodes:
+        raise ConfigError(f"launch.node_rank={options.node_rank} must lie below launch.nnodes={options.nnodes}")
     if options.nnodes > 1 and options.endpoint is None:
         raise ConfigError(
             "launch.nnodes > 1 needs launch.endpoint=HOST:PORT, where the ranks meet on the machine of node_rank 0"
@@ -71,7 +65,7 @@ def launch(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # with a shared store ranks that are restarted with gloo never meet
     with TemporaryDirectory(prefix="qat-") as folder, _signals_kept():
         path = Path(folder) / "config.yaml"
-        path.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        path.write_text(yaml.safe_dump(to_record(config), sort_keys=False))
         try:
             elastic_launch(torchrun, sys.executable)("-m", "qat.cli.worker", str(path), *overrides)
         except SignalException:
@@ -84,23 +78,20 @@ def launch(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a file that `launch`, a run folder or `qat-train --cfg job --resolve` has written.
+    """The configuration in a file that `launch` or a run folder has written.
 
     Raises:
         ConfigError: it cannot be read, or has keys or values that no configuration has.
     """
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        content = OmegaConf.load(path)
+        assert isinstance(content, DictConfig), "it holds no keys"
+        choices = {str(group): str(name) for group, name in content.pop("choices", {}).items()}
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(empty_config(choices)), content))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, AssertionError, ConfigError) as error:
         raise ConfigError(f"{path} is no configuration of a run: {error}") from error
     assert isinstance(config, Config)
     return config
-
-
-def check_kind(kind: str) -> None:
-    """`ConfigError` for a launch that does not exist."""
-    if kind not in KINDS:
-        raise ConfigError(f"unknown launch.kind {kind!r}.{near(kind, KINDS)}")
 
 
 def _failure(error: ChildFailedError, config: Config) -> QatError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from qat.cli.check import check, completed, plain_overrides, value_mistakes
+from qat.cli.names import key_of, refuse_earlier
 from qat.cli.recipes import folder, register
-from qat.config import Config
+from qat.config import Config, with_rates
+from qat.config.training import TorchrunConfig
 from qat.errors import ConfigError, QatError, SweepEnded
 
 
@@ -31,30 +34,22 @@ def train() -> None:
 
 def evaluate() -> None:
     """The metric of an artifact or a QAT checkpoint on any engine."""
-    from qat.pipeline.deployed import evaluate_deployed
-
-    _main(_of_checkpoint(evaluate_deployed))
+    _main(_of_checkpoint("evaluate_deployed"))
 
 
 def inspect() -> None:
     """Coverage, ranges and per-layer SQNR of a QAT checkpoint or an artifact."""
-    from qat.pipeline.deployed import inspect_deployed
-
-    _main(_of_checkpoint(inspect_deployed))
+    _main(_of_checkpoint("inspect_deployed"))
 
 
 def benchmark() -> None:
     """Latency against FP32 eager, interleaved."""
-    from qat.pipeline.deployed import benchmark_deployed
-
-    _main(lambda config, _: benchmark_deployed(config))
+    _main(_of_checkpoint("benchmark_deployed"))
 
 
 def export() -> None:
     """A QAT checkpoint to an artifact folder."""
-    from qat.pipeline.deployed import export_checkpoint
-
-    _main(_of_checkpoint(export_checkpoint))
+    _main(_of_checkpoint("export_checkpoint"))
 
 
 def report() -> None:
@@ -87,7 +82,6 @@ def wandb_sweep() -> None:
     parser.add_argument("--output", type=Path, default=Path("sweep.yaml"), help="file to write (%(default)s)")
     arguments = parser.parse_args()
     try:
-        refuse_earlier_names(arguments.overrides)
         write_text(arguments.output, yaml.safe_dump(describe(arguments.overrides, arguments.method), sort_keys=False))
     except QatError as error:
         say(error)
@@ -106,48 +100,39 @@ def _train(config: Config, overrides: list[str]) -> Any:
     from qat.quantization.engines import check_engines
 
     check_engines(config.engines, config.quantization.target)  # before Lightning, data and models cost seconds
-    from qat.cli.launch import check_kind, launch
     from qat.pipeline.train import train as run
 
-    check_kind(config.launch.kind)
-    return launch(config, overrides) if config.launch.kind == "torchrun" else run(config, overrides=overrides)
+    if not isinstance(config.launch, TorchrunConfig):
+        return run(config, overrides=overrides)
+    from qat.cli.launch import launch
+
+    return launch(config, config.launch, overrides)
 
 
-def _of_checkpoint(verb: Callable[[Config], Any]) -> Callable[[Config, list[str]], Any]:
-    """A verb that takes a checkpoint for the target that it was trained for, where the command names no other."""
-    from qat.pipeline.loading import with_own_target
+def _of_checkpoint(name: str) -> Callable[[Config, list[str]], Any]:
+    """A function of `qat.pipeline.deployed`, imported when the configuration is known to be right.
+
+    It takes a checkpoint for the target that it was trained for, where the command names no other.
+    """
 
     def call(config: Config, overrides: list[str]) -> Any:
-        keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
-        return verb(config if keys & {"quantization", "quantization.target"} else with_own_target(config))
+        from qat.pipeline import deployed
+        from qat.pipeline.loading import with_own_target
+
+        keys = {key_of(override) for override in overrides}
+        given = config if keys & {"quantization", "quantization.target"} else with_own_target(config)
+        return getattr(deployed, name)(given)
 
     return call
 
 
-def refuse_earlier_names(arguments: Sequence[str]) -> None:
-    """Name what replaces a choice of an earlier qat; of an unknown one Hydra says what there is.
-
-    Raises:
-        ConfigError: an argument has the earlier name of a target.
-    """
-    from qat.quantization.targets import TARGETS, renamed
-
-    for argument in arguments:
-        key, _, value = argument.lstrip("+~").partition("=")
-        if key == "quantization.backend":
-            raise ConfigError(
-                f"{argument}: a target is one word now, quantization=NAME, of {', '.join(TARGETS)}.{renamed(value) or ''}"
-            )
-        if key in ("quantization", "quantization.target"):
-            for name in value.split(","):
-                if words := renamed(name.strip()):
-                    raise ConfigError(f"{argument}: unknown target {name!r}.{words}")
-
-
 def _main(verb: Callable[[Config, list[str]], Any]) -> None:
     """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
+    sys.argv[1:] = completed(sys.argv[1:])
     try:
-        refuse_earlier_names(sys.argv[1:])
+        refuse_earlier(sys.argv[1:])
+        if (overrides := plain_overrides(sys.argv[1:])) is not None:
+            check(overrides)
     except ConfigError as error:
         say(error)
         raise SystemExit(error.exit_code) from None
@@ -184,14 +169,17 @@ def _typed(config: DictConfig) -> Config:
     if own.mode is RunMode.MULTIRUN:  # jobs of one sweep lie in its folder, and W&B shows them together
         if not any(override.lstrip("+").startswith("output=") for override in own.overrides.task):
             config.output = own.runtime.output_dir
-        config.group = config.group or Path(own.sweep.dir).name
+        if "group" in config.logger:
+            config.logger.group = config.logger.group or Path(own.sweep.dir).name
+    if found := value_mistakes(config):
+        raise ConfigError("\n".join(found))
     OmegaConf.resolve(config)
     typed = OmegaConf.to_object(config)
     if not isinstance(typed, Config):
         raise ConfigError(
             f"the configuration is a {type(typed).__name__}, not the schema; do not remove `schema` from defaults"
         )
-    return typed
+    return with_rates(typed)
 
 
 for _name in ("hydra", "timm"):

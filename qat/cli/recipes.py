@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from qat.config import Config
+from qat.config import CHOICES, MISSING, Config
 from qat.errors import ConfigError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -38,8 +38,18 @@ def recipes() -> dict[str, Any]:
 
 
 def register() -> None:
-    """Give Hydra the typed schema and every recipe."""
+    """Give Hydra the typed schema, the choices of every group and every recipe."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    chosen_later: dict[str, Any] = dict.fromkeys(CHOICES, MISSING)
+    store.store(name="schema", node=Config(**chosen_later))
+    for group, choices in CHOICES.items():
+        for name, choice in choices.items():
+            store.store(group=group, name=name, node=choice)
     for name, content in recipes().items():
         store.store(group="recipe", name=name, node=content, package="_global_")
+    # Hydra copies the whole store for every question about a group, and nobody changes it: without this, --help takes 10 s.
+    store.__dict__["__deepcopy__"] = lambda memo: store
+    if not OmegaConf.has_resolver("required"):
+        OmegaConf.register_new_resolver("required", lambda: None)  # `check` has refused it before anything reads it
+    if not OmegaConf.has_resolver("first"):
+        OmegaConf.register_new_resolver("first", lambda *values: next((str(value) for value in values if value), "custom"))

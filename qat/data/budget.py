@@ -9,7 +9,9 @@ from qat.errors import DataError
 _log = logging.getLogger(__name__)
 
 
-def check_budget(bad: list[str], scanned: int, budget: float, *, what: str = "images cannot be decoded") -> None:
+def check_budget(
+    bad: list[str], scanned: int, budget: float, *, what: str = "images cannot be decoded", key: str = "data.corrupt_budget"
+) -> None:
     """Name what is left out; refuse more than the budget.
 
     Args:
@@ -17,6 +19,7 @@ def check_budget(bad: list[str], scanned: int, budget: float, *, what: str = "im
         scanned: how many were looked at.
         budget: tolerated share of them.
         what: the second half of "3 of 100 ...".
+        key: what sets the budget.
 
     Raises:
         DataError: more than the budget is bad.
@@ -27,7 +30,7 @@ def check_budget(bad: list[str], scanned: int, budget: float, *, what: str = "im
     found = f"{len(bad)} of {scanned} {what}"
     if len(bad) > budget * scanned:
         raise DataError(
-            f"{found}, more than data.corrupt_budget={budget:g} allows ({int(budget * scanned)}):\n  {listed}\n"
-            "Repair or remove them, or raise data.corrupt_budget."
+            f"{found}, more than {key}={budget:g} allows ({int(budget * scanned)}):\n  {listed}\n"
+            f"Repair or remove them, or raise {key}."
         )
     _log.warning("%s and are left out:\n  %s", found, listed)

@@ -31,7 +31,7 @@ class BatchLoader(Generic[Batch]):
     Args:
         dataset: maps a list of keys to a batch.
         sampler: lists of keys; an `EpochSampler` for training.
-        workers: processes; 0 makes the batches here. They live for one epoch: workers that outlive it are ended by the
+        num_workers: processes; 0 makes the batches here. They live for one epoch: workers that outlive it are ended by the
             garbage collector, which stalls for 5 seconds each (it may close the queue that tells them to end first).
         position: says, when the first batch of an epoch is asked for, how many are already behind; None leaves
             `sampler.skip_batches` as it is.
@@ -45,7 +45,7 @@ class BatchLoader(Generic[Batch]):
         dataset: Dataset[Batch],
         sampler: EpochSampler | Sequence[list[Key]],
         *,
-        workers: int,
+        num_workers: int,
         position: Callable[[], int | None] | None = None,
     ) -> None:
         self.sampler = sampler
@@ -54,7 +54,7 @@ class BatchLoader(Generic[Batch]):
             dataset,
             batch_size=None,
             sampler=sampler,
-            num_workers=workers,
+            num_workers=num_workers,
             generator=torch.Generator(),  # else every start of an epoch draws from the global one, also that of a resumed one
             pin_memory=torch.cuda.is_available(),
         )

@@ -24,7 +24,7 @@ class DataModule(LightningDataModule, ABC):
         labels: names of its classes.
         batch_size: training samples per batch and process; the incomplete last batch of an epoch is dropped.
         eval_batch_size: None takes `batch_size`; nothing is dropped.
-        workers: processes that make batches; 0 makes them in this one.
+        num_workers: processes that make batches; 0 makes them in this one.
         seed: of the order of training samples.
         split_seed: of what is held out and of what a limit chooses; kept apart from `seed`, so that runs with several
             seeds are judged on the same samples.
@@ -46,18 +46,18 @@ class DataModule(LightningDataModule, ABC):
         labels: tuple[str, ...],
         batch_size: int,
         eval_batch_size: int | None,
-        workers: int,
+        num_workers: int,
         seed: int,
         split_seed: int,
     ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_at_least(0, workers=workers, seed=seed, split_seed=split_seed)
+        check_at_least(0, num_workers=num_workers, seed=seed, split_seed=split_seed)
         self.name = name
         self.labels = labels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.workers = workers
+        self.num_workers = num_workers
         self.seed = seed
         self.split_seed = split_seed
 
@@ -102,15 +102,15 @@ class DataModule(LightningDataModule, ABC):
             world_size=world_size(),
             lengths=self.lengths,
         )
-        return BatchLoader(self._train, sampler, workers=self.workers, position=lambda: position_in_epoch(self.trainer))
+        return BatchLoader(self._train, sampler, num_workers=self.num_workers, position=lambda: position_in_epoch(self.trainer))
 
     def val_dataloader(self) -> BatchLoader[Any]:
         """All validation samples."""
-        return BatchLoader(self._val, self.eval_batches(self._val), workers=self.workers)
+        return BatchLoader(self._val, self.eval_batches(self._val), num_workers=self.num_workers)
 
     def test_dataloader(self) -> BatchLoader[Any]:
         """All test samples."""
-        return BatchLoader(self._test, self.eval_batches(self._test), workers=self.workers)
+        return BatchLoader(self._test, self.eval_batches(self._test), num_workers=self.num_workers)
 
 
 def check_at_least(low: int, **options: int | None) -> None:

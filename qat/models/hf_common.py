@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.logging import disable_progress_bar
 
 from qat.errors import ConfigError, near
@@ -60,6 +61,15 @@ def local_folder(path: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model.path: {path} is no folder of a Hugging Face model: it has no config.json")
     return folder
+
+
+def image_processor(source: str, *, local: bool) -> Mapping[str, Any]:
+    """The configuration of a model's image processor; empty where it has none."""
+    try:
+        found: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)[0]
+    except OSError:
+        return {}
+    return found
 
 
 def load_pretrained(head: Any, source: str, *, local: bool, settings: Mapping[str, Any], classes_inside: bool = False) -> Any:

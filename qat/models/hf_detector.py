@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection, PretrainedConfig
-from transformers.image_processing_base import ImageProcessingMixin
 
 from qat.data.detection.source import BoxSource
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
-from qat.models.hf_common import fresh_config, load_pretrained, local_folder, model_name
+from qat.models.hf_common import fresh_config, image_processor, load_pretrained, local_folder, model_name
 
 #: Fields of the output that the loss reads, for types that need more than logits and boxes.
 FIELDS = {"rf_detr": ("logits", "pred_boxes", "enc_outputs_class", "enc_outputs_coord_logits")}
@@ -120,7 +119,7 @@ def build_hf_detector(
     processor: Mapping[str, Any] = {}
     if pretrained or path is not None:
         source = name if path is None else str(local_folder(path))
-        processor = _processor(source, local=path is not None)
+        processor = image_processor(source, local=path is not None)
         model = load_pretrained(
             AutoModelForObjectDetection, source, local=path is not None, settings=settings, classes_inside=True
         )
@@ -164,15 +163,6 @@ def as_targets(corners: Sequence[Tensor], labels: Sequence[Tensor], *, height: i
         centred = torch.cat([(unit[:, :2] + unit[:, 2:]) / 2, unit[:, 2:] - unit[:, :2]], 1)
         targets.append({"class_labels": classes, "boxes": centred})
     return targets
-
-
-def _processor(source: str, *, local: bool) -> Mapping[str, Any]:
-    """The preprocessor's configuration; empty where the folder has none."""
-    try:
-        found: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)[0]
-    except OSError:
-        return {}
-    return found
 
 
 def _preprocessing(

@@ -52,12 +52,12 @@ def assess(
     layers = simulation_parity(prepared, program, sample)
     gates.append(simulation_gate(layers, simulated=stages["fake_quant"], int8=int8))
     gates.append(budget_gate(drop, config.gate.max_drop))
-    draw(config.task, run.data, stages["fp32"], int8, folder / "plots")
+    draw(run.task.name, run.data, stages["fp32"], int8, folder / "plots")
     latencies = time_engines(run, network, program)
     metrics = {**{name: stage.metric for name, stage in stages.items()}, "int8": int8.metric}
     artifact = write_artifact(run, folder / "artifact", program, tuple(x[:2] for x in sample), metrics, network)
     return Report(
-        task=config.task,
+        task=run.task.name,
         recipe=config.recipe,
         model=run.model.name,
         data=f"{run.data.name} ({run.data.fingerprint})",
@@ -117,7 +117,7 @@ def write_artifact(
         golden_inputs=golden,
         files=run.model.files,
         metadata={
-            "task": run.config.task,
+            "task": run.task.name,
             "model": run.model.name,
             "labels": list(run.data.labels),
             "preprocessing": run.model.preprocessing,

@@ -20,7 +20,7 @@ from qat.quantization.prepare import PreparedModel, target_of
 from qat.quantization.program.program import Int8Program
 from qat.quantization.program.storage import load_program, read_manifest
 from qat.quantization.targets import TARGETS, get_target
-from qat.tasks import build_task
+from qat.tasks import build_task, task_reading
 from qat.training.callbacks.checkpoint import load_weights
 
 
@@ -66,7 +66,9 @@ def open_artifact(config: Config, console: Console) -> Judging:
         folder=None,
         console=console,
         data=open_data(config, source, manifest["preprocessing"], tokenizer),
-        task=build_task(config.task, labels=source.labels, metric=config.metric, **decoding),
+        task=build_task(
+            task_reading(source.kind, config.task.name), labels=source.labels, metric=config.task.metric, **decoding
+        ),
     )
 
 

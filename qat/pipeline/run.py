@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from qat.config import Config, DataConfig, ModelConfig
+from qat.config import Config, chosen, to_record
 from qat.data import DataModule, DataSource, build_data, build_source
 from qat.environment import environment
-from qat.errors import ConfigError
 from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
 from qat.quantization.prepare import PreparedModel, prepare
 from qat.ranks import leads
-from qat.tasks import AnyTask, build_task, check_data
+from qat.tasks import AnyTask, build_task, task_reading
 from qat.training.loggers.build import make_loggers
 from qat.training.loggers.metrics_log import append
 
@@ -53,8 +52,9 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
     """Seed everything and build model and data; without a folder nothing is logged to files."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     source = open_source(config)
-    model = build_model(config.model.source, task=config.task, data=source, **model_options(config.model))
-    task = build_task(config.task, labels=source.labels, metric=config.metric, **model.task_options)
+    name = task_reading(source.kind, config.task.name)
+    model = build_model(chosen("model", config.model), task=name, data=source, **vars(config.model))
+    task = build_task(name, labels=source.labels, metric=config.task.metric, **model.task_options)
     data = open_data(config, source, model.preprocessing, model.tokenizer)
     for note in data.notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
@@ -62,54 +62,26 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
     if folder is not None and leads():
         data_used = {"name": data.name, "fingerprint": data.fingerprint, "labels": list(data.labels)}
         loggers = make_loggers(
-            config.logger,
+            chosen("logger", config.logger),
             folder=folder,
-            project=config.project,
             run_name=config.recipe,
-            group=config.group,
-            tags=[*config.tags, config.task, model.name],
-            config={**asdict(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
+            about=[name, model.name],
+            config={**to_record(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
+            **vars(config.logger),
         )
     return Run(config=config, folder=folder, console=console, data=data, model=model, task=task, loggers=loggers)
 
 
 def open_source(config: Config) -> DataSource:
     """The data that the configuration names; `ConfigError` when its task reads data of another kind."""
-    root = {} if config.data.root is None else {"root": config.data.root}
-    source = build_source(config.data.source, **root, **config.data.options)
-    check_data(config.task, source.kind)
+    source = build_source(chosen("data", config.data), **config.data.source())
+    task_reading(source.kind, config.task.name)
     return source
-
-
-#: Keys of `model` that only one library's models have.
-_ONLY = {
-    "timm": ("in_channels", "crop_pct", "interpolation", "head", "head_options"),
-    "huggingface": ("tokenizer", "max_length"),
-}
-
-
-def model_options(config: ModelConfig) -> dict[str, Any]:
-    """The keys of `model` that its builder takes.
-
-    Raises:
-        ConfigError: a key is set that this library's models do not have.
-    """
-    options, unset = asdict(config), asdict(ModelConfig())
-    for library, keys in _ONLY.items():
-        for key in keys if library != config.source else ():
-            if options[key] != unset[key]:
-                raise ConfigError(f"model.{key} is for models of {library}, not of {config.source}; leave it out")
-            del options[key]
-    del options["source"]
-    return options
 
 
 def open_data(config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
-    defaults = asdict(DataConfig())
-    given = {key: value for key, value in asdict(config.data).items() if value != defaults[key]}
-    options = {key: value for key, value in given.items() if key not in ("source", "root", "options")}
-    return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **options)
+    return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **config.data.batching())
 
 
 def prepare_model(run: Run, network: nn.Module) -> PreparedModel:

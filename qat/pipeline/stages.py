@@ -11,13 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from qat.config import StageConfig
+from qat.config import StageConfig, chosen
 from qat.errors import ConfigError, RangesError
 from qat.evaluation.benchmark import measure
 from qat.pipeline.run import Run
 from qat.quantization.prepare import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import differences, leads, together, world_size
+from qat.training.callbacks.build import build_callbacks
 from qat.training.callbacks.checkpoint import load_weights, newest_loadable
 from qat.training.callbacks.progress import StageProgress
 from qat.training.callbacks.quantization import ScheduleCallback
@@ -92,31 +93,32 @@ def time_steps(run: Run, network: nn.Module, prepared: PreparedModel, *, rounds:
 
 
 def _fit_stage(run: Run, network: nn.Module, stage: StageConfig, name: str, *callbacks: pl.Callback) -> None:
-    if stage.epochs == 0:
+    if stage.max_epochs == 0:
         return
     assert run.folder is not None
     network.to(memory_format=torch.channels_last)  # on CPUs a convolution's training step is twice as fast in this layout
     enter(run.loggers, name)
-    run.console.rule(f"{STAGES[name]}: {stage.epochs} epochs, lr {stage.lr:.3g}")
-    module = TrainingModule(network, run.task.smoothed(stage.label_smoothing), optimizer_of(stage))
+    run.console.rule(f"{STAGES[name]}: {stage.max_epochs} epochs, lr {stage.lr:.3g}")
+    module = TrainingModule(network, run.task.smoothed(stage.label_smoothing), optimizer_of(run, stage))
     shown = [StageProgress(STAGES[name], run.console, f"val/{run.task.metric}")] if run.config.progress and leads() else []
     fit(
         module,
         run.data,
         fit_options(run, stage),
         folder=run.folder / "checkpoints" / name,
-        callbacks=[*shown, *callbacks],
+        callbacks=[*shown, *callbacks, *build_callbacks(run.config.callbacks)],
         loggers=[JsonLinesLogger(run.folder / "metrics.jsonl", stage=name), *run.loggers] if leads() else [],
     )
 
 
-def optimizer_of(stage: StageConfig) -> OptimizerFactory:
+def optimizer_of(run: Run, stage: StageConfig) -> OptimizerFactory:
     """How weights move in a stage."""
+    assert stage.lr is not None, "rates are settled before a run"
     return OptimizerFactory(
-        name=stage.optimizer,
+        name=chosen("optimizer", run.config.optimizer),
+        arguments=run.config.optimizer.arguments(),
         lr=stage.lr,
         weight_decay=stage.weight_decay,
-        momentum=stage.momentum,
         warmup=stage.warmup,
         decay=stage.decay,
     )
@@ -124,12 +126,12 @@ def optimizer_of(stage: StageConfig) -> OptimizerFactory:
 
 def fit_options(run: Run, stage: StageConfig) -> FitOptions:
     """How long a stage trains, and on what."""
+    trainer = vars(run.config.trainer)
     return FitOptions(
-        epochs=stage.epochs,
+        max_epochs=stage.max_epochs,
         max_steps=stage.max_steps,
-        accelerator=run.config.accelerator,
-        precision=stage.precision or run.config.precision,
-        gradient_clip=stage.gradient_clip,
+        gradient_clip_val=stage.gradient_clip_val,
+        trainer={**trainer, "precision": stage.precision or trainer["precision"]},
     )
 
 

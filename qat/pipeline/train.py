@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from qat.config import Config
+from qat.config import Config, refuse_mistakes, to_record, with_rates
 from qat.environment import environment
 from qat.errors import EngineError
 from qat.evaluation.gates import enforce
@@ -34,7 +33,9 @@ from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
 from qat.report.html import render
 from qat.report.table import print_summary
+from qat.training.callbacks.build import build_callbacks
 from qat.training.callbacks.preemption import ends_when_told
+from qat.training.fit import make_trainer
 from qat.training.loggers.build import closed_on_error, finish
 from qat.training.loggers.metrics_log import append
 
@@ -48,6 +49,9 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
     """
     check_engines(config.engines, config.quantization.target)
+    refuse_mistakes(config)
+    config = with_rates(config)
+    build_callbacks(config.callbacks)  # what they cannot take is said before data and model are built
     output = Path(config.output)
     with ends_when_told(output), run_folder(output, resume=config.resume) as folder, _train_log(folder / "train.log"):
         run = open_run(config, folder, console or Console(), overrides or [])
@@ -101,17 +105,17 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 def preflight(run: Run, network: nn.Module) -> None:
     """Capture, place, calibrate on two samples and convert before any training: what cannot work fails in seconds."""
-    config = run.config.quantization
-    QATSchedule(quantize_from=config.quantize_from, freeze_ranges_at=config.freeze_ranges_at)
-    for stage in (run.config.fp32, run.config.qat):
+    config = run.config
+    QATSchedule(quantize_from=config.quantization.quantize_from, freeze_ranges_at=config.quantization.freeze_ranges_at)
+    for stage in (config.fp32, config.qat):
         run.task.smoothed(stage.label_smoothing)
-        optimizer_of(stage)
-        fit_options(run, stage)
+        optimizer_of(run, stage)
+        make_trainer(fit_options(run, stage), Path(config.output), logger=False, enable_checkpointing=False)
     prepared = prepare_model(run, network)
-    first = run.data.calibration_batches(min(1, config.calibration_batches))[0]
+    first = run.data.calibration_batches(min(1, config.quantization.calibration_batches))[0]
     calibrate(prepared, [tuple(x[:2] for x in first)])
     program = convert(prepared)
-    for engine in run.config.engines:
+    for engine in config.engines:
         if refusal := ENGINES[engine].refusal(program):
             raise EngineError(f"engine {engine!r} cannot run this model: {refusal}")
 
@@ -147,6 +151,6 @@ def _train_log(path: Path) -> Iterator[None]:
 
 
 def _write_inputs(config: Config, folder: Path, overrides: list[str]) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_record(config), sort_keys=False))
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     write_json(folder / "env.json", environment())

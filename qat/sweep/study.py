@@ -16,7 +16,7 @@ from qat.errors import ConfigError, near
 from qat.sweep.space import Dimension, distributions
 
 #: Keys that change nothing about the numbers; a search may go on with others.
-FREE = ("progress", "logger", "project", "group", "tags", "resume", "output")
+FREE = ("progress", "logger", "resume", "output")
 
 SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -89,7 +89,9 @@ def open_study(
     searched = {
         "objectives": list(options.objectives),
         "space": {dimension.key: dimension.to_json() for dimension in space},
-        "fixed": sorted(override for override in fixed if override.partition("=")[0].lstrip("+~") not in FREE),
+        "fixed": sorted(
+            override for override in fixed if override.lstrip("+~").partition("=")[0].partition(".")[0] not in FREE
+        ),
     }
     searched = json.loads(json.dumps(searched))
     stored = study.user_attrs.get("searched", searched)

@@ -13,24 +13,27 @@ from qat.tasks.text_classification import TextClassificationTask
 from qat.tasks.token_classification import TokenClassificationTask
 
 TASKS: dict[str, type[AnyTask]] = {
-    "classification": ClassificationTask,
-    "detection": DetectionTask,
-    "text_classification": TextClassificationTask,
-    "token_classification": TokenClassificationTask,
-    "question_answering": QuestionAnsweringTask,
+    task.name: task
+    for task in (
+        ClassificationTask,
+        DetectionTask,
+        TextClassificationTask,
+        TokenClassificationTask,
+        QuestionAnsweringTask,
+    )
 }
 
 
-def check_data(task: str, kind: str) -> None:
-    """Refuse data of another kind than a task reads.
+def task_reading(kind: str, name: str = "auto") -> str:
+    """The task for data of a kind; a name other than `auto` must be of one that reads them.
 
     Raises:
         ConfigError: unknown task, or data that is not for it.
     """
-    reads = _known(task).reads
-    if reads != kind:
-        fitting = [name for name, other in TASKS.items() if other.reads == kind]
-        raise ConfigError(f"task={task} reads {reads}, the data has {kind}; set task={fitting[0]} or other data")
+    (fitting,) = (task.name for task in TASKS.values() if task.reads == kind)
+    if name not in ("auto", fitting):
+        raise ConfigError(f"task={name} reads {_known(name).reads}, the data has {kind}; set task={fitting} or other data")
+    return fitting
 
 
 def default_metric(task: str) -> str:
@@ -59,6 +62,6 @@ __all__ = [
     "TextClassificationTask",
     "TokenClassificationTask",
     "build_task",
-    "check_data",
     "default_metric",
+    "task_reading",
 ]

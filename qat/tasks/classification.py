@@ -20,6 +20,7 @@ class ClassificationTask(Task[ImageBatch, Tensor, int]):
     The network goes from images (N, C, H, W) float32 to logits (N, len(labels)).
     """
 
+    name = "classification"
     reads = "images"
 
     known: ClassVar[Mapping[str, Formula]] = {"top1": mean_score}

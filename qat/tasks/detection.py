@@ -50,6 +50,7 @@ class DetectionTask(Task[DetectionBatch, Sequence[Tensor], Detections]):
     Reference: Lin et al. 2014, arXiv:1405.0312.
     """
 
+    name = "detection"
     reads = "images with boxes"
 
     def __init__(

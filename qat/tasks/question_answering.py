@@ -29,6 +29,7 @@ class QuestionAnsweringTask(TextTask[Sequence[Tensor], str]):
     Reference: Rajpurkar et al. 2016, arXiv:1606.05250; Devlin et al. 2019, arXiv:1810.04805, section 4.2 (span scores).
     """
 
+    name = "question_answering"
     reads = "questions"
 
     known: ClassVar[Mapping[str, Formula]] = {"f1": mean_score, "exact_match": OfMean(lambda means: means[..., 1])}

@@ -29,6 +29,9 @@ class Task(ABC, Generic[Batch, Outputs, Decision]):
         ConfigError: a smoothing that cannot be, or a metric that the task does not have.
     """
 
+    #: What configurations call it.
+    name: ClassVar[str]
+
     #: The kind of data that the task is for, as sources name theirs.
     reads: ClassVar[str]
 

@@ -24,6 +24,7 @@ class TextClassificationTask(TextTask[Tensor, int]):
         metric: `accuracy`, `f1` (of class 1 of two, else macro) or `matthews`; what counts as the task's metric.
     """
 
+    name = "text_classification"
     reads = "sentences"
 
     known: ClassVar[Mapping[str, Formula]] = {

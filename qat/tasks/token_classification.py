@@ -28,6 +28,7 @@ class TokenClassificationTask(TextTask[Tensor, tuple[int, ...]]):
         metric: `f1`, `precision` or `recall`.
     """
 
+    name = "token_classification"
     reads = "tagged words"
 
     known: ClassVar[Mapping[str, Formula]] = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,10 +29,10 @@ class OptimizerFactory:
     """Everything that decides how weights move.
 
     Args:
-        name: a key of `OPTIMIZERS`.
+        name: a key of `OPTIMIZERS`, or `timm` for the optimizer of timm that `arguments` calls `opt`.
         lr: peak learning rate.
         weight_decay: on weights of two or more dimensions; biases and norms have none.
-        momentum: for `sgd` and `rmsprop`.
+        arguments: further ones of its class.
         warmup: share of the steps in which the rate grows linearly from 0 to `lr`, in [0, 1).
         decay: `cosine` to 0 or `constant`, after warm-up.
     """
@@ -38,13 +40,16 @@ class OptimizerFactory:
     name: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.0
-    momentum: float = 0.9
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     warmup: float = 0.05
     decay: str = "cosine"
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise ConfigError(f"unknown optimizer {self.name!r}.{near(self.name, OPTIMIZERS)}")
+        if self.name not in (*OPTIMIZERS, "timm"):
+            raise ConfigError(f"unknown optimizer {self.name!r}.{near(self.name, [*OPTIMIZERS, 'timm'])}")
+        if self.name == "timm" and self.arguments.get("opt") not in list_optimizers():
+            given = str(self.arguments.get("opt"))
+            raise ConfigError(f"timm has no optimizer {given!r}.{near(given, map(str, list_optimizers()))}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.warmup < 1:
@@ -54,14 +59,22 @@ class OptimizerFactory:
 
     def build(self, model: nn.Module, total_steps: int) -> dict[str, Any]:
         """Optimizer and per-step schedule in Lightning's form."""
-        extra: dict[str, Any] = {"momentum": self.momentum} if self.name in ("sgd", "rmsprop") else {}
-        if self.name != "rmsprop":
-            extra["fused"] = True  # one pass over the weights: on the CPU a tenth of the time for a table of embeddings
-        optimizer = OPTIMIZERS[self.name](self._groups(model.parameters()), lr=self.lr, **extra)
+        optimizer = self._optimizer(model)
         # Lightning refuses to clip gradients that a fused optimizer unscales itself; without the flag the scaler does it.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self, model: nn.Module) -> Optimizer:
+        try:
+            if self.name == "timm":
+                return create_optimizer_v2(model, lr=self.lr, weight_decay=self.weight_decay, **self.arguments)
+            # Fused is one pass over the weights: on the CPU a tenth of the time for a table of embeddings.
+            fused = {} if self.name == "rmsprop" else {"fused": True}
+            groups = reversed(param_groups_weight_decay(model, self.weight_decay))  # clipping adds up norms in this order
+            return OPTIMIZERS[self.name]([group for group in groups if group["params"]], lr=self.lr, **fused, **self.arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optimizer={self.name} does not take {dict(self.arguments)}: {error}") from error
 
     def factor(self, step: int, total_steps: int) -> float:
         """Share of the peak rate at a 0-based step.
@@ -77,11 +90,3 @@ class OptimizerFactory:
             return 1.0
         progress = (step - warmup) / max(1, total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    def _groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-        trained = [p for p in parameters if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]

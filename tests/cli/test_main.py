@@ -13,6 +13,7 @@ import pytest
 
 from qat.cli import main as cli
 from qat.cli.recipes import recipes
+from qat.config import CHOICES
 from tests.contract import check_report
 from tests.runs import TINY, call, tiny_overrides, train
 
@@ -43,18 +44,26 @@ def test_train_ends_with_0_and_writes_into_its_run_folder_alone(finished: Path) 
         (["qat.learning_rate=1"], "learning_rate"),
         (["quantisation=x86"], "quantisation"),
         (["quantization=x68"], "x86_vnni"),
+        (["data=folder"], "data.root is missing"),
+        (["data=digits", "data.image_column=img"], "image_column is a key of data=huggingface, and data is digits"),
+        (["model.optins.layers=1"], "Did you mean 'options'"),
+        (["trainer.max_epochs=3"], "Give fp32.max_epochs or qat.max_epochs"),
+        (["trainer.accumulate_grad_batches=0"], "at least 1"),
+        (["callbacks=emma"], "Did you mean 'ema'"),
+        (["callbacks=ema", "callbacks.ema.dekay=0.9"], "Did you mean 'decay'"),
+        (["qat.epochs=3"], "give qat.max_epochs"),
         (["quantization=fbgemm"], "It is now called x86_vnni"),
         (["quantization=x86,portable"], "It is now called any"),
         (["quantization.backend=fbgemm"], "a target is one word now"),
         (["engines=[qnnpack]"], r"qnnpack is for quantization=arm or quantization=any"),
-        (["qat.epochs=many"], "many"),
+        (["qat.max_epochs=many"], "many"),
         (["model.name=resnet9999"], "unknown timm model 'resnet9999'"),
         (["engines=[fbgem]"], r"unknown engine 'fbgem'. Did you mean 'fbgemm'"),
         (["engines=[]"], r"engines=\[fbgemm\]"),
-        (["logger=wandbb"], "unknown logger 'wandbb'. Did you mean 'wandb'"),
-        (["task=classify"], "unknown task 'classify'. Did you mean 'classification'"),
-        (["data.source=digit"], "unknown data source 'digit'. Did you mean 'digits'"),
-        (["qat.optimizer=adamv"], "unknown optimizer 'adamv'"),
+        (["logger=wandbb"], "logger=wandbb: unknown logger. Did you mean 'wandb'"),
+        (["task=classify"], "task=classify: unknown task. Did you mean 'classification'"),
+        (["data=digit"], "data=digit: unknown data. Did you mean 'digits'"),
+        (["optimizer=adamv"], "optimizer=adamv: unknown optimizer. Did you mean 'adam"),
         (["quantization.keep_float=[head*]"], r"keep_float pattern 'head\*'"),
         (["output=file/run"], "cannot write the folder file/run"),
         (["resume=maybe"], "maybe"),
@@ -77,7 +86,7 @@ def test_bad_configuration_ends_with_2_and_one_message(
 def test_diverging_training_ends_with_3_and_advice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    arguments = _arguments(fp32__lr=1e6, fp32__gradient_clip=None, fp32__epochs=20, fp32__optimizer="sgd", fp32__warmup=0.0)
+    arguments = _arguments(fp32__lr=1e6, fp32__gradient_clip_val=None, fp32__max_epochs=20, optimizer="sgd", fp32__warmup=0.0)
     assert train(arguments, monkeypatch) == 3
     message = capsys.readouterr().err
     assert "DivergedError" in message
@@ -99,7 +108,7 @@ def wandb_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failed_gate_ends_with_4_after_report_and_wandb_are_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    arguments = _arguments(gate__max_drop=-100, logger="wandb", fp32__epochs=1, engines=["fbgemm"])
+    arguments = _arguments(gate__max_drop=-100, logger="wandb", fp32__max_epochs=1, engines=["fbgemm"])
     assert train(arguments, monkeypatch) == 4
     assert "accuracy (drop" in capsys.readouterr().err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -115,7 +124,7 @@ def test_failed_gate_ends_with_4_after_report_and_wandb_are_written(
 
 
 def test_gates_that_are_not_enforced_end_with_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arguments = _arguments(gate__max_drop=-100, gate__enforce=False, fp32__epochs=0, qat__epochs=0, engines=["fbgemm"])
+    arguments = _arguments(gate__max_drop=-100, gate__enforce=False, fp32__max_epochs=0, qat__max_epochs=0, engines=["fbgemm"])
     assert train(arguments, monkeypatch) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [gate["name"] for gate in report["gates"] if not gate["passed"]] == ["accuracy"]
@@ -177,7 +186,11 @@ def test_resume_of_a_moved_run_folder_ends_with_0(finished: Path, tmp_path: Path
 
 def test_installed_command_passes_the_exit_code_on(tmp_path: Path) -> None:
     found = subprocess.run(
-        [str(BIN / "qat-train"), "engines=[fbgem]", "output=run"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(BIN / "qat-train"), "recipe=digits_resnet", "engines=[fbgem]", "output=run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 2, found.stderr
     assert "EngineError: unknown engine 'fbgem'" in found.stderr
@@ -201,4 +214,36 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def test_tiny_run_is_made_of_keys_of_the_configuration() -> None:
-    assert all("." in key or key == "progress" for key in TINY)
+    assert all("." in key or key == "progress" or key in CHOICES for key in TINY)
+
+
+def test_all_mistakes_of_a_command_are_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["data=folder", "data.image_column=a", "fp32.max_epoch=3", "qat.lr=x", "quantization.observer=histo"]
+    assert train([*wrong, "model.options.drop_rate=0.1"], monkeypatch) == 2
+    lines = capsys.readouterr().err.splitlines()
+    words = ["data.image_column=a", "fp32.max_epoch=3", "qat.lr=x", "data.root is missing", "quantization.observer=histo"]
+    assert len(lines) == len(words)
+    for word in words:
+        assert sum(word in line for line in lines) == 1, word
+
+
+def test_key_that_the_schema_leaves_open_needs_no_plus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("qat.cli.main._train", lambda config, _: (tmp_path / "seen").write_text(repr(config.model.options)))
+    assert train(["recipe=digits_resnet", "model.options.drop_rate=0.1", "model.options.layers=[1,1]"], monkeypatch) == 0
+    assert (tmp_path / "seen").read_text() == "{'drop_rate': 0.1, 'layers': [1, 1]}"
+
+
+def test_completion_offers_groups_choices_and_keys() -> None:
+    """As bash asks for it."""
+    for line, offered in (
+        ("qat-train da", "data="),
+        ("qat-train data=fol", "data=folder"),
+        ("qat-train data=folder data.ro", "data.root="),
+    ):
+        environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        found = subprocess.run(
+            [str(BIN / "qat-train"), "-sc", "query=bash"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert offered in found.stdout.split(), (line, found.stdout, found.stderr)

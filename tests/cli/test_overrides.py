@@ -52,23 +52,23 @@ DISCRETE: dict[str, Sequence[Any]] = {
     "qat.lr=1e-5,1e-4": [1e-5, 1e-4],
     "qat.lr=choice(1e-5,1e-4,3e-4)": [1e-5, 1e-4, 3e-4],
     "qat.optimizer=adamw,sgd": ["adamw", "sgd"],
-    "qat.gradient_clip=null,1": [None, 1],
+    "qat.gradient_clip_val=null,1": [None, 1],
     "gate.enforce=true,false": [True, False],
     "engines=[fbgemm],[fbgemm,x86]": [["fbgemm"], ["fbgemm", "x86"]],
     "data.options={a:1},{a:2,b:x}": [{"a": 1}, {"a": 2, "b": "x"}],
     "data.root='a b, c',\"it's\",'[x]'": ["a b, c", "it's", "[x]"],
     "output=${model.name},run-${hydra:job.num}": ["${model.name}", "run-${hydra:job.num}"],
-    "qat.epochs=range(1,5)": range(1, 5),
-    "qat.epochs=range(4)": range(4),
-    "qat.epochs=range(2,11,3)": range(2, 11, 3),
-    "qat.epochs=range(2,12,3)": range(2, 12, 3),
-    "qat.epochs=range(9,1,-2)": range(9, 1, -2),
-    "qat.epochs=range(3,4)": range(3, 4),
+    "qat.max_epochs=range(1,5)": range(1, 5),
+    "qat.max_epochs=range(4)": range(4),
+    "qat.max_epochs=range(2,11,3)": range(2, 11, 3),
+    "qat.max_epochs=range(2,12,3)": range(2, 12, 3),
+    "qat.max_epochs=range(9,1,-2)": range(9, 1, -2),
+    "qat.max_epochs=range(3,4)": range(3, 4),
     "qat.lr=range(0.1,0.5,0.1)": [0.1, 0.2, 0.3, 0.4],
     "qat.lr=range(0,1,0.3)": [0.0, 0.3, 0.6, 0.9],
     "qat.lr=range(1,0,-0.25)": [1.0, 0.75, 0.5, 0.25],
-    "qat.epochs=sort(3,1,2)": [1, 2, 3],
-    "qat.epochs=int(range(1.0,4.0))": [1, 2, 3],
+    "qat.max_epochs=sort(3,1,2)": [1, 2, 3],
+    "qat.max_epochs=int(range(1.0,4.0))": [1, 2, 3],
     "+new=1,2": [1, 2],
     "++model.options.depth=1,2": [1, 2],
 }
@@ -109,9 +109,9 @@ CONTINUOUS: dict[str, tuple[float, float, bool, bool]] = {
     "qat.lr=interval(-1.5,2.5)": (-1.5, 2.5, False, False),
     "qat.lr=tag(log,interval(1e-6,1e-3))": (1e-6, 1e-3, True, False),
     "qat.lr=tag(float,interval(1,2))": (1.0, 2.0, False, False),
-    "qat.epochs=tag(int,interval(1,5))": (1, 5, False, True),
-    "qat.epochs=int(interval(1,5))": (1, 5, False, True),
-    "qat.epochs=tag(int,log,interval(1,64))": (1, 64, True, True),
+    "qat.max_epochs=tag(int,interval(1,5))": (1, 5, False, True),
+    "qat.max_epochs=int(interval(1,5))": (1, 5, False, True),
+    "qat.max_epochs=tag(int,log,interval(1,64))": (1, 64, True, True),
     "+new=interval(0,1)": (0.0, 1.0, False, False),
 }
 
@@ -158,13 +158,21 @@ def test_glob_over_recipes_is_a_choice_of_those_that_match(glob: str, pattern: s
 
 
 def test_grid_is_the_product_of_all_values_and_keeps_overrides_as_they_are_written(loader: ConfigLoader) -> None:
-    arguments = ["recipe=digits_resnet,tiny_text", "+a=1", "++b.c=x,'y z'", "~fp32", "qat.epochs=range(3)", "seed=7", "d@e=f"]
+    arguments = [
+        "recipe=digits_resnet,tiny_text",
+        "+a=1",
+        "++b.c=x,'y z'",
+        "~fp32",
+        "qat.max_epochs=range(3)",
+        "seed=7",
+        "d@e=f",
+    ]
     values = [
         ["recipe=digits_resnet", "recipe=tiny_text"],
         ["+a=1"],
         ["++b.c=x", "++b.c='y z'"],
         ["~fp32"],
-        ["qat.epochs=0", "qat.epochs=1", "qat.epochs=2"],
+        ["qat.max_epochs=0", "qat.max_epochs=1", "qat.max_epochs=2"],
         ["seed=7"],
         ["d@e=f"],
     ]
@@ -204,11 +212,14 @@ def test_shuffled_grid_runs_every_value() -> None:
         ("qat.lr=interval(2,1)", r"qat\.lr: an interval goes from a smaller to a larger number, got 2\.0 to 1\.0"),
         ("qat.lr=interval(1,1)", r"smaller to a larger"),
         ("qat.lr=interval(0,inf)", r"smaller to a larger"),
-        ("qat.epochs=tag(int,interval(0.5,3.5))", r"qat\.epochs: whole numbers go from one to another, got 0\.5 to 3\.5"),
+        (
+            "qat.max_epochs=tag(int,interval(0.5,3.5))",
+            r"qat\.max_epochs: whole numbers go from one to another, got 0\.5 to 3\.5",
+        ),
         ("qat.lr=tag(log,range(1,8))", r"tag\(log, \.\.\.\) says how to draw from an interval"),
         ("qat.lr=tag(log,choice(1,8))", r"tag\(log, \.\.\.\) says how to draw from an interval"),
-        ("qat.epochs=range(3,3)", r"range\(3,3\) names no value of qat\.epochs"),
-        ("qat.epochs=range(1,5,0)", r"range\(1,5,0\): .*zero"),
+        ("qat.max_epochs=range(3,3)", r"range\(3,3\) names no value of qat\.max_epochs"),
+        ("qat.max_epochs=range(1,5,0)", r"range\(1,5,0\): .*zero"),
     ],
 )
 def test_space_that_cannot_be_is_refused_with_advice(argument: str, words: str) -> None:

@@ -18,7 +18,11 @@ from qat.cli.wandb_sweep import describe
 from qat.errors import ConfigError
 from tests.runs import call, tiny_overrides, train
 
-SPACE = ["qat.lr=tag(log,interval(1e-5,1e-3))", "quantization.observer=minmax,histogram", "qat.epochs=tag(int,interval(1,3))"]
+SPACE = [
+    "qat.lr=tag(log,interval(1e-5,1e-3))",
+    "quantization.observer=minmax,histogram",
+    "qat.max_epochs=tag(int,interval(1,3))",
+]
 
 
 def agent_command(description: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
@@ -32,40 +36,42 @@ def agent_command(description: Mapping[str, Any], values: Mapping[str, Any]) -> 
 
 
 def test_sweep_tries_what_has_several_values_and_maximizes_the_int8_metric() -> None:
-    found = describe(["recipe=sst2_minilm", "data.root=x", "model.path=y", "project=mine", *SPACE], "bayes")
+    found = describe(
+        ["recipe=sst2_minilm", "data.root=x", "model.path=y", "logger=wandb", "logger.project=mine", *SPACE], "bayes"
+    )
     assert found["method"] == "bayes"
     assert found["project"] == "mine"
     assert found["metric"] == {"name": "int8/accuracy", "goal": "maximize"}
     assert found["parameters"] == {
         "qat.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
         "quantization.observer": {"values": ["minmax", "histogram"]},
-        "qat.epochs": {"distribution": "int_uniform", "min": 1, "max": 3},
+        "qat.max_epochs": {"distribution": "int_uniform", "min": 1, "max": 3},
     }
 
 
 def test_command_of_the_agent_composes_to_the_drawn_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    description = describe(["recipe=digits_resnet", "++data.options.a=1", *SPACE], "random")
+    description = describe(["recipe=digits_resnet", "model.options.a=1", *SPACE], "random")
     assert yaml.safe_load(yaml.safe_dump(description)) == description
-    values = {"qat.lr": 3.2e-05, "quantization.observer": "minmax", "qat.epochs": 2}
+    values = {"qat.lr": 3.2e-05, "quantization.observer": "minmax", "qat.max_epochs": 2}
     env, program, *arguments = agent_command(description, values)
     assert (env, program) == ("/usr/bin/env", "qat-train")
     register()
     with hydra.initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
         config = hydra.compose("config", overrides=arguments)
-    assert (config.qat.lr, config.quantization.observer, config.qat.epochs) == (3.2e-05, "minmax", 2)
-    assert (config.logger, config.output, config.data.options) == ("wandb", "runs/wandb/abc", {"a": 1})
+    assert (config.qat.lr, config.quantization.observer, config.qat.max_epochs) == (3.2e-05, "minmax", 2)
+    assert (config.logger.project, config.output, config.model.options) == ("qat", "runs/wandb/abc", {"a": 1})
 
 
 @pytest.mark.parametrize(
     ("arguments", "method", "words"),
     [
         (["recipe=digits_resnet"], "bayes", "nothing to search"),
-        (["qat.learning_rate=1,2"], "bayes", "learning_rate"),
+        (["data=digits", "qat.learning_rate=1,2"], "bayes", "learning_rate"),
         (["recipe=nope", "qat.lr=1,2"], "bayes", "digits_resnet"),
-        (["qat.lr=interval(0,1)"], "grid", r"qat.lr spans an interval"),
-        (["qat.lr=1,2"], "bayesian", r"unknown method 'bayesian'. Did you mean 'bayes'"),
-        (["task=nope", "qat.lr=1,2"], "bayes", "unknown task 'nope'"),
+        (["data=digits", "qat.lr=interval(0,1)"], "grid", r"qat.lr spans an interval"),
+        (["data=digits", "qat.lr=1,2"], "bayesian", r"unknown method 'bayesian'. Did you mean 'bayes'"),
+        (["data=text", "data.root=x", "qat.lr=1,2"], "bayes", "task=NAME"),
         (["qat.lr=choice("], "bayes", "choice"),
     ],
     ids=str,
@@ -81,7 +87,7 @@ def test_verb_writes_the_file_and_its_command_trains(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")  # so that pytest takes back what the run sets
     small = [
-        a for a in tiny_overrides(Path("x"), fp32__epochs=1, engines=["fbgemm"]) if not a.startswith(("output=", "qat.lr="))
+        a for a in tiny_overrides(Path("x"), fp32__max_epochs=1, engines=["fbgemm"]) if not a.startswith(("output=", "qat.lr="))
     ]
     assert call(cli.wandb_sweep, ["recipe=digits_resnet", *small, "qat.lr=1e-3,1e-4"], monkeypatch) == 0
     description = yaml.safe_load((tmp_path / "sweep.yaml").read_text())

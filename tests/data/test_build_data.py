@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qat.config import DataConfig
-from qat.data import SOURCES, STRIDE, DataModule, DetectionData, ImageData, TextData, build_data, build_source
+from qat.config import CHOICES, MISSING
+from qat.config.data import BoxesConfig, ImagesConfig, TextsConfig
+from qat.data import SOURCES, STRIDE, DetectionData, ImageData, TextData, build_data, build_source
 from qat.errors import ConfigError
 from tests.data.samples import make_record
 
@@ -43,11 +45,22 @@ def test_build_data_refuses_options_of_another_kind_together() -> None:
     assert all("has no meaning for sentences" in line and "batch_size" in line for line in lines)
 
 
-@pytest.mark.parametrize("module", [ImageData, DetectionData, TextData])
-def test_defaults_of_the_library_are_those_of_the_commands(module: type[DataModule]) -> None:
-    commands = {**asdict(DataConfig()), "augment_options": None}  # of which {} says the same
-    own = {name: it.default for name, it in inspect.signature(module).parameters.items() if it.default is not it.empty}
-    shared = own.keys() & commands.keys()
-    assert len(shared) > 7
-    assert {name: own[name] for name in shared} == {name: commands[name] for name in shared}
-    assert commands["stride"] == STRIDE
+MODULES = {ImagesConfig: ImageData, BoxesConfig: DetectionData, TextsConfig: TextData}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_keys_of_the_commands_are_those_of_the_library_with_the_same_defaults(name: str) -> None:
+    config = CHOICES["data"][name]
+    kind = type(config).__mro__[1]
+    batching = _defaults(MODULES[kind])
+    batching |= {"truncation": "truncate", "stride": STRIDE} if kind is TextsConfig else {"augment_options": {}}
+    left = {"seed", "split_seed"} | ({"augment_options"} if kind is BoxesConfig else set())  # not of the group `data`
+    assert {key: value for key, value in batching.items() if key not in left} == config.batching()
+    assert _defaults(SOURCES[name]) == config.source()
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Parameters with their defaults, in the words of a configuration."""
+    known = inspect.signature(function).parameters.items()
+    given = ("source", "preprocessing", "encoder")
+    return {name: MISSING if it.default is it.empty else it.default for name, it in known if name not in given}

@@ -51,7 +51,7 @@ def _data(workers: int) -> ImageData:
         batch_size=16,
         limit_train=100,
         limit_val=20,
-        workers=workers,
+        num_workers=workers,
     )
 
 

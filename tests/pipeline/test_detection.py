@@ -49,7 +49,7 @@ def test_run_folder_holds_what_there_is_to_look_at(finished_shapes: Path) -> Non
 def test_artifact_finds_on_images_what_the_report_says(finished_shapes: Path, report: dict[str, Any]) -> None:
     """One image at a time, through the artifact's own preprocessing and postprocessing: the same mAP."""
     detector = qat.load_detector(finished_shapes / "artifact")
-    source = build_source("shapes", **TINY_SHAPES["data.options"])
+    source = build_source("shapes", train=TINY_SHAPES["data.train"], test=TINY_SHAPES["data.test"])
     indices = range(len(source.test.targets))
     found = [detector.detect(source.test.open(i)) for i in indices]  # type: ignore[union-attr]
     boxes = [source.test.boxes(i) for i in indices]  # type: ignore[union-attr]
@@ -80,14 +80,13 @@ def test_hugging_face_detectors_run_to_a_report(name: str, tmp_path: Path) -> No
     config = tiny_config(
         tmp_path / "run",
         base=TINY_SHAPES,
-        model__source="huggingface",
+        model="hf_detector",
         model__name=name,
-        model__head=None,
-        model__head_options={},
         model__image_size=96,
         model__options=DETECTORS[name],
-        data__options={"train": 32, "test": 10},
-        fp32__epochs=1,
+        data__train=32,
+        data__test=10,
+        fp32__max_epochs=1,
         fp32__lr=1e-3,
         gate__enforce=False,
     )
@@ -102,13 +101,17 @@ def test_hugging_face_detectors_run_to_a_report(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"task": "classification", "model__head": None}, ConfigError, r"reads images, the data has images with boxes"),
-        ({"data__source": "digits", "data__options": {}}, ConfigError, r"reads images with boxes, the data has images"),
-        ({"model__head": "ssd"}, ConfigError, r"unknown model\.head 'ssd'"),
+        ({"task": "classification"}, ConfigError, r"reads images, the data has images with boxes"),
+        (
+            {"data": "digits"},
+            ConfigError,
+            r"the task is classification; set model=timm or hf_image or module",
+        ),
+        ({"model__head": "ssd"}, ConfigError, r"model\.head=ssd: unknown head"),
         ({"model__crop_pct": 0.9}, ConfigError, r"sees the whole image"),
         ({"fp32__label_smoothing": 0.1}, ConfigError, r"label_smoothing has no meaning"),
-        ({"metric": "top1"}, ConfigError, r"no metric 'top1'.*map50"),
-        ({"data__source": "coco", "data__root": "nowhere", "data__options": {}}, DataError, r"no folder nowhere"),
+        ({"task__metric": "top1"}, ConfigError, r"no metric 'top1'.*map50"),
+        ({"data": "coco", "data__root": "nowhere"}, DataError, r"no folder nowhere"),
     ],
 )
 def test_detection_refuses_what_cannot_be_meant_before_it_trains(

@@ -26,8 +26,8 @@ from tests.runs import TINY, TINY_TEXT, quiet, tiny_config, tiny_overrides
 #: 4 steps an epoch: FP32 has 8, QAT 12. Observers move in the first 6 steps of QAT.
 RUN: dict[str, Any] = {
     "data__limit_train": 64,
-    "fp32__epochs": 2,
-    "qat__epochs": 3,
+    "fp32__max_epochs": 2,
+    "qat__max_epochs": 3,
     "quantization__freeze_ranges_at": 0.5,
     "model__options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "drop_rate": 0.2},
     "engines": ["fbgemm"],
@@ -224,7 +224,7 @@ def test_resumed_text_run_is_the_uninterrupted_one(
     cut: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Buckets of similar length, dropout, a tokenizer learned anew by the second process: 7 steps an epoch."""
-    text: dict[str, Any] = {"fp32__epochs": 2, "qat__epochs": 2, "gate__enforce": False}
+    text: dict[str, Any] = {"fp32__max_epochs": 2, "qat__max_epochs": 2, "gate__enforce": False}
     _run(tmp_path / "whole", monkeypatch, base=TINY_TEXT, run=text)
     with pytest.raises(PowerCutError):
         _run(tmp_path / "cut", monkeypatch, base=TINY_TEXT, run=text, cut=cut)

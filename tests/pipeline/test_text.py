@@ -26,7 +26,7 @@ def report(finished_text: Path) -> dict[str, Any]:
 
 
 def _texts() -> tuple[list[str], list[int]]:
-    source = build_source("grammar", **TINY_TEXT["data.options"])
+    source = build_source("grammar", train=TINY_TEXT["data.train"], test=TINY_TEXT["data.test"])
     return [e.text for e in source.test.examples], source.test.targets.tolist()  # type: ignore[union-attr]
 
 
@@ -99,10 +99,12 @@ def test_other_tasks_run_to_a_report_on_qnnpack_too(task: str, kind: str, metric
         tmp_path / "run",
         base=TINY_TEXT,
         task=task,
-        metric=metric,
-        data__options={"kind": kind, "train": 64, "test": 30},
+        task__metric=metric,
+        data__kind=kind,
+        data__train=64,
+        data__test=30,
         data__stride=4,
-        fp32__epochs=1,
+        fp32__max_epochs=1,
         quantization__target="any",
         engines=["fbgemm", "qnnpack"],
         gate__enforce=False,
@@ -122,7 +124,7 @@ def _tsv(root: Path, rows: list[tuple[str, str]]) -> dict[str, Any]:
     lines = [f"{text}\t{label}" for text, label in rows]
     for name in ("train.tsv", "test.tsv"):
         (root / name).write_text("\n".join(["text\tlabel", *lines]) + "\n")
-    return {"data__source": "text", "data__root": str(root), "data__options": {"train": "train.tsv", "test": "test.tsv"}}
+    return {"data": "text", "data__root": str(root), "data__train": "train.tsv", "data__test": "test.tsv"}
 
 
 GOOD = [
@@ -146,20 +148,14 @@ GOOD = [
         ([*GOOD, ("a\tb", "1")], {}, DataError, r"train\.tsv:26: 3 columns"),
         (
             GOOD,
-            {"model__image_size": 32},
-            ConfigError,
-            r"model\.image_size has no meaning for Hugging Face models of task 'text_classification'",
-        ),
-        (
-            GOOD,
             {"task": "token_classification"},
             ConfigError,
             "task=token_classification reads tagged words, the data has sentences",
         ),
         (GOOD, {"task": "classification"}, ConfigError, "task=classification reads images, the data has sentences"),
-        (GOOD, {"metric": "accuracyy"}, ConfigError, "Did you mean 'accuracy'"),
+        (GOOD, {"task__metric": "accuracyy"}, ConfigError, "Did you mean 'accuracy'"),
         (GOOD, {"engines": ["qnnpack"]}, EngineError, "qnnpack is for quantization=arm"),
-        (GOOD, {"data__truncation": "cut"}, ConfigError, "unknown data.truncation 'cut'"),
+        (GOOD, {"data__truncation": "cut"}, ConfigError, "data.truncation=cut: unknown truncation"),
     ],
 )
 def test_bad_text_is_refused_before_training_and_leaves_nothing(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import qat
 from qat.data import build_data, build_source
-from qat.errors import ConfigError, KeepFloatError, QatError
+from qat.errors import ConfigError, DataError, KeepFloatError, QatError
 from qat.models import build_model
 from qat.pipeline.train import train
 from qat.training.callbacks.checkpoint import load_weights
@@ -132,14 +132,15 @@ def test_metrics_file_has_every_stage_and_the_summary(finished: Path, report: di
         ({"quantization__observer": "nope"}, ConfigError),
         ({"quantization__freeze_ranges_at": 2.0}, ConfigError),
         ({"quantization__calibration_batches": 0}, ConfigError),
-        ({"qat__optimizer": "nope"}, ConfigError),
+        ({"optimizer": "timm", "optimizer__name": "nope"}, ConfigError),
+        ({"callbacks": {"ema": {"decay": 0.9}}}, ConfigError),
         ({"qat__lr": -1.0}, ConfigError),
-        ({"qat__epochs": -1}, ConfigError),
+        ({"qat__max_epochs": -1}, ConfigError),
         ({"fp32__max_steps": 0}, ConfigError),
         ({"model__name": "nope"}, ConfigError),
-        ({"data__source": "nope"}, ConfigError),
-        ({"task": "nope"}, ConfigError),
-        ({"logger": "nope"}, ConfigError),
+        ({"data": "folder", "data__root": "nowhere"}, DataError),
+        ({"task": "detection"}, ConfigError),
+        ({"model": "hf_text", "model__name": "bert"}, ConfigError),
         ({"engines": ["nope"]}, QatError),
         ({"engines": []}, ConfigError),
         ({"logger": "wandb", "quantization__keep_float": ["nope*"]}, KeepFloatError),
@@ -167,7 +168,7 @@ def test_second_run_in_the_folder_of_a_finished_one_is_refused(finished: Path) -
 
 
 def test_stage_without_epochs_is_skipped(tmp_path: Path) -> None:
-    report = train(tiny_config(tmp_path / "run", fp32__epochs=0, qat__epochs=0, engines=["reference"]), console=quiet())
+    report = train(tiny_config(tmp_path / "run", fp32__max_epochs=0, qat__max_epochs=0, engines=["reference"]), console=quiet())
     check_report(report)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert report["stages"]["ptq"] == report["stages"]["int8"] == report["stages"]["fake_quant"]

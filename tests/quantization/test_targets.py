@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from qat.config import QuantizationConfig
+from qat.config.run import QuantizationConfig
 from qat.errors import ConfigError
 from qat.quantization.engines import ENGINES
 from qat.quantization.layouts import Kind

@@ -109,7 +109,7 @@ def test_disagreements_on_sentences_show_the_text_and_its_class(tmp_path: Path) 
 
 
 def test_disagreements_on_tagged_words_show_the_sentence_and_all_tags(tmp_path: Path) -> None:
-    run = _run(tmp_path, TINY_TEXT, task="token_classification", data__options={"kind": "tags", "train": 64, "test": 30})
+    run = _run(tmp_path, TINY_TEXT, task="token_classification", data__kind="tags", data__train=64, data__test=30)
     tags = [example.tags for batch in run.data.test_dataloader() for example in batch.examples.items]
     missed = [(0,) * len(row) if i == 9 else row for i, row in enumerate(tags)]
     (found,) = disagreements(run, _decided(tags), _decided(missed))
@@ -123,7 +123,9 @@ def test_disagreements_on_questions_show_question_context_and_answer(tmp_path: P
         tmp_path,
         TINY_TEXT,
         task="question_answering",
-        data__options={"kind": "questions", "train": 64, "test": 30},
+        data__kind="questions",
+        data__train=64,
+        data__test=30,
         data__stride=4,
     )
     answers = [example.answers[0] for batch in run.data.test_dataloader() for example in batch.examples.items]

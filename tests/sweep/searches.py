@@ -22,7 +22,7 @@ from tests.runs import quiet
 
 SPACE: Sequence[Dimension] = (
     Interval(key="qat.lr", low=1e-6, high=1e-1, log=True),
-    Interval(key="qat.epochs", low=1, high=6, integer=True),
+    Interval(key="qat.max_epochs", low=1, high=6, integer=True),
     Choice(key="quantization.observer", values=("minmax", "histogram")),
 )
 
@@ -34,7 +34,7 @@ TWO = ("stages.int8", "artifact.bytes")
 
 def accuracy(params: Mapping[str, Any]) -> float:
     """Points, best at a rate of 1e-4 and with more epochs."""
-    return 80.0 - 2.0 * (math.log10(params["qat.lr"]) + 4.0) ** 2 + float(params["qat.epochs"])
+    return 80.0 - 2.0 * (math.log10(params["qat.lr"]) + 4.0) ** 2 + float(params["qat.max_epochs"])
 
 
 def size(params: Mapping[str, Any]) -> int:

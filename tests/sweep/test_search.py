@@ -250,12 +250,20 @@ def test_study_is_not_continued_with_another_search(changes: dict[str, Any], par
 
 
 def test_study_is_continued_with_another_order_and_keys_that_change_no_number(run: Search) -> None:
-    free = ["progress=false", "logger=wandb", "++tags=[a]", "group=mine", "project=p", "output=elsewhere", "resume=true"]
+    free = [
+        "progress=false",
+        "logger=wandb",
+        "++logger.tags=[a]",
+        "logger.group=mine",
+        "logger.project=p",
+        "output=elsewhere",
+        "resume=true",
+    ]
     run(Launcher(), n_trials=1)
     launch = Launcher()
     assert run(launch, n_trials=2, fixed=[*reversed(FIXED), *free], sampler="random", pruner="none", seed=3, n_jobs=2) == 0
     (seen,) = launch.seen
-    assert seen["group"] == "mine"
+    assert seen["logger.group"] == "mine"
     assert (seen["output"], seen["resume"]) == (str(run.folder / "001"), False), "the sweeper's own come last"
 
 

@@ -18,7 +18,7 @@ from qat.deploy.postprocess import Detections
 from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.dense import build_dense
-from qat.tasks import TASKS, DetectionTask, check_data
+from qat.tasks import TASKS, DetectionTask, task_reading
 from qat.tasks.detection import found_again
 from tests.data.samples import make_record
 
@@ -150,7 +150,7 @@ def test_label_smoothing_is_refused() -> None:
 def test_data_without_boxes_is_refused() -> None:
     assert TASKS["detection"].reads == shapes_source(train=4, test=1).kind
     with pytest.raises(ConfigError, match="task=detection reads images with boxes, the data has images"):
-        check_data("detection", "images")
+        task_reading("images", "detection")
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData
 from qat.errors import ConfigError
 from qat.evaluation.evaluate import evaluate
-from qat.tasks import TASKS, AnyTask, build_task, check_data
+from qat.tasks import TASKS, AnyTask, build_task, task_reading
 from qat.tasks.question_answering import MAX_ANSWER_TOKENS, best_span
 from qat.training.running_metric import RunningMetric
 from tests.data.text.samples import encoder
@@ -210,9 +210,9 @@ def test_questions_answered_from_their_targets_are_all_right(max_length: int) ->
 @pytest.mark.parametrize("name", TEXT)
 def test_task_refuses_data_of_another_kind(name: str) -> None:
     assert TASKS[name].reads == grammar_source(kind=TEXT[name], train=1, test=1).kind
-    check_data(name, TASKS[name].reads)
+    assert task_reading(TASKS[name].reads) == task_reading(TASKS[name].reads, name) == name
     with pytest.raises(ConfigError, match=rf"task={name} reads .*, the data has images; set task=classification"):
-        check_data(name, "images")
+        task_reading("images", name)
 
 
 @pytest.mark.parametrize("name", TEXT)

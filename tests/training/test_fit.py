@@ -90,7 +90,7 @@ def test_fit_of_a_finished_stage_gives_its_weights_and_trains_nothing(tmp_path: 
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1}, {"max_steps": 0}])
+@pytest.mark.parametrize("options", [{"max_epochs": -1}, {"max_steps": 0}])
 def test_length_that_cannot_be_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="epochs must be >= 0 and max_steps >= 1"):
         FitOptions(**options)  # type: ignore[arg-type]

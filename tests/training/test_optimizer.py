@@ -60,6 +60,23 @@ def test_weight_decay_is_for_parameters_of_two_and_more_dimensions(name: str) ->
     assert decay == {id(p): 0.3 if p.dim() >= 2 else 0.0 for p in network.parameters()}
 
 
+def test_any_optimizer_of_timm_is_at_hand() -> None:
+    network = _network()
+    factory = OptimizerFactory(name="timm", lr=0.1, weight_decay=0.3, arguments={"opt": "lion", "betas": (0.5, 0.6)})
+    optimizer = factory.build(network, 10)["optimizer"]
+    assert type(optimizer).__name__ == "Lion"
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.6)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay == {id(p): 0.3 if p.dim() >= 2 else 0.0 for p in network.parameters()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "timm"])
+def test_argument_that_an_optimizer_does_not_take_is_refused(name: str) -> None:
+    arguments = {"opt": "lamb", "momentun": 0.9} if name == "timm" else {"momentun": 0.9}
+    with pytest.raises(ConfigError, match="momentun"):
+        OptimizerFactory(name=name, arguments=arguments).build(_network(), 10)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     network = _network()
     for parameter in network[0].parameters():  # type: ignore[index]
@@ -70,15 +87,15 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_momentum_reaches_the_optimizers_that_have_it() -> None:
-    for name, has in (("sgd", True), ("rmsprop", True), ("adam", False), ("adamw", False)):
-        group = OptimizerFactory(name=name, momentum=0.7).build(_network(), 10)["optimizer"].param_groups[0]
-        assert group.get("momentum") == (0.7 if has else None)
+    for name in ("sgd", "rmsprop"):
+        group = OptimizerFactory(name=name, arguments={"momentum": 0.7}).build(_network(), 10)["optimizer"].param_groups[0]
+        assert group["momentum"] == 0.7
 
 
 def test_sgd_step_is_minus_rate_times_gradient() -> None:
     network = nn.Linear(2, 2, bias=False)
     before = network.weight.detach().clone()
-    optimizer = OptimizerFactory(name="sgd", lr=0.1, momentum=0.0, warmup=0.0).build(network, 10)["optimizer"]
+    optimizer = OptimizerFactory(name="sgd", lr=0.1, warmup=0.0).build(network, 10)["optimizer"]
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     torch.testing.assert_close(network.weight.detach(), before - 0.1)
@@ -89,6 +106,7 @@ def test_sgd_step_is_minus_rate_times_gradient() -> None:
     [
         ({"name": "adamv"}, r"unknown optimizer 'adamv'. Did you mean 'adam.*Allowed: adam, adamw, rmsprop, sgd"),
         ({"name": "torch.optim.SGD"}, "unknown optimizer"),
+        ({"name": "timm", "arguments": {"opt": "lambb"}}, "timm has no optimizer 'lambb'.*Did you mean 'lamb'"),
         ({"decay": "cosin"}, "unknown decay 'cosin'. Did you mean 'cosine'"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"lr": -1.0}, "lr must be positive"),

@@ -85,7 +85,7 @@ def coco_source(
     train_images: str = "images",
     val_images: str | None = None,
     test_images: str | None = None,
-    corrupt_budget: float = 0.01,
+    box_budget: float = 0.01,
 ) -> BoxSource:
     """Read a data set in COCO's format.
 
@@ -94,7 +94,7 @@ def coco_source(
         train, val, test: annotation files. `val` of None, or a default that is not there, holds some training images out; COCO
             itself has no annotated test images, so its recipes test on `val`.
         train_images, val_images, test_images: image folders; None takes that of `train`.
-        corrupt_budget: share of the boxes that may have no area.
+        box_budget: share of the boxes that may have no area.
 
     Raises:
         DataError: see the head of this file; the message names the file and the id.
@@ -115,7 +115,7 @@ def coco_source(
                 f"{root / train} has {', '.join(labels.values())} under {list(labels)}; give them the same list"
             )
     left_out = [line for line in repaired if line.endswith("left out")]
-    check_budget(left_out, sum(split.annotated for split in read), corrupt_budget, what="boxes have no area")
+    check_budget(left_out, sum(split.annotated for split in read), box_budget, what="boxes have no area", key="data.box_budget")
     return BoxSource(
         name=root.resolve().name,
         labels=tuple(labels.values()),

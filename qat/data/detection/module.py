@@ -26,7 +26,7 @@ class DetectionData(DataModule):
     Args:
         source: the images and their boxes.
         preprocessing: the record of the float model, see `FloatModel`.
-        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
         augment: "none", "flip", "ssd" or "ssd_any_side_up".
         val_fraction: share of the training images held out when the source has no validation split.
         limit_train, limit_val, limit_test: use only so many, chosen at random; None uses all.
@@ -45,7 +45,7 @@ class DetectionData(DataModule):
         preprocessing: Mapping[str, Any],
         batch_size: int = 64,
         eval_batch_size: int | None = None,
-        workers: int = 0,
+        num_workers: int = 0,
         seed: int = 0,
         split_seed: int = 0,
         augment: str = "none",
@@ -62,7 +62,7 @@ class DetectionData(DataModule):
             labels=source.labels,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
-            workers=workers,
+            num_workers=num_workers,
             seed=seed,
             split_seed=split_seed,
         )

@@ -38,7 +38,7 @@ def huggingface_source(
         DataError: a folder, split or column that does not exist, or a hub that cannot be reached.
     """
     if (root is None) == (name is None):
-        raise ConfigError("give either data.root (a local folder) or data.options.name (on the hub)")
+        raise ConfigError("give either data.root (a local folder) or data.name (on the hub)")
     columns = image_column, label_column
     tables: dict[str, pa.Table] = {}
     for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):

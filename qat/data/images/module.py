@@ -32,7 +32,7 @@ class ImageData(DataModule):
     Args:
         source: the images.
         preprocessing: the record of the float model, see `FloatModel`.
-        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
         augment: "none", "flip", "flip_crop", "shift" or "timm".
         augment_options: for "timm", see `train_transform`.
         val_fraction: share of the training images held out when the source has no validation split.
@@ -52,7 +52,7 @@ class ImageData(DataModule):
         preprocessing: Mapping[str, Any],
         batch_size: int = 64,
         eval_batch_size: int | None = None,
-        workers: int = 0,
+        num_workers: int = 0,
         seed: int = 0,
         split_seed: int = 0,
         augment: str = "none",
@@ -69,7 +69,7 @@ class ImageData(DataModule):
             labels=source.labels,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
-            workers=workers,
+            num_workers=num_workers,
             seed=seed,
             split_seed=split_seed,
         )

@@ -35,7 +35,7 @@ class TextData(DataModule):
     Args:
         source: the texts.
         encoder: the model's tokenizer and limits.
-        batch_size, eval_batch_size, workers, seed, split_seed: see `DataModule`.
+        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`.
         val_fraction: share of the training examples held out when the source has no validation split.
         limit_train, limit_val, limit_test: use only so many, chosen stratified; None uses all.
         corrupt_budget: share of the examples that may be empty; they are left out and named.
@@ -52,7 +52,7 @@ class TextData(DataModule):
         encoder: Encoder,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
-        workers: int = 0,
+        num_workers: int = 0,
         seed: int = 0,
         split_seed: int = 0,
         val_fraction: float = 0.1,
@@ -66,7 +66,7 @@ class TextData(DataModule):
             labels=source.labels,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
-            workers=workers,
+            num_workers=num_workers,
             seed=seed,
             split_seed=split_seed,
         )

@@ -101,6 +101,8 @@ def load_weights(path: Path) -> dict[str, Any]:
     except Exception as error:  # pickle, zip and torch raise unrelated types for a damaged file
         raise QatError(f"{path} cannot be read as a checkpoint: {type(error).__name__}") from error
     weights = {k.removeprefix("model."): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith("model.")}
+    for state in checkpoint.get("callbacks", {}).values():  # `KeepBest` trains on with the last ones and means the best
+        weights = state.get("weights") or weights if isinstance(state, dict) else weights
     if not weights:
         raise QatError(f"{path} is no checkpoint of a training run")
     return weights

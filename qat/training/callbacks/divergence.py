@@ -47,7 +47,7 @@ class DivergenceGuard(Callback):
     def _stop(self, what: str, trainer: Trainer) -> None:
         raise DivergedError(
             f"training diverged at step {trainer.global_step}: {what}. Without batch norm to hold it, QAT takes smaller "
-            "rates than float training: divide lr by 3 to 10, lengthen warmup, or set gradient_clip."
+            "rates than float training: divide lr by 3 to 10, lengthen warmup, or set gradient_clip_val."
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,13 +18,17 @@ def make_loggers(
     name: str,
     *,
     folder: Path,
-    project: str,
     run_name: str,
     config: Mapping[str, Any],
+    about: Sequence[str] = (),
+    project: str = "qat",
     tags: Sequence[str] = (),
     group: str | None = None,
 ) -> list[Logger]:
     """The loggers of a run, beside `metrics.jsonl`; their files stay in `folder`.
+
+    Args:
+        about, tags: what W&B shows as tags: of the run itself, and the user's own.
 
     Raises:
         ConfigError: unknown name, or its package is not installed.
@@ -39,7 +43,7 @@ def make_loggers(
         if name == "wandb":
             from qat.training.loggers.wandb_run import WandbRun
 
-            return [WandbRun(folder, project=project, run_name=run_name, config=config, tags=tags, group=group)]
+            return [WandbRun(folder, project=project, run_name=run_name, config=config, tags=[*tags, *about], group=group)]
     except ModuleNotFoundError as error:
         raise ConfigError(f"logger={name} needs a package that is not installed: pip install '{name}'") from error
     return []

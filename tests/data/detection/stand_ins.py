@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
+from qat.config.data import CocoConfig
+from qat.config.models import HFDetectorConfig
 from qat.models.hf_detector import build_hf_detector
 from tests.data.detection.samples import contents, rectangles
 from tests.models.detectors import DETECTORS
@@ -15,15 +16,14 @@ from tests.models.detectors import DETECTORS
 TYPES = {"dfine": "d_fine", "rtdetr_v2": "rt_detr_v2"}
 
 
-def coco_stand_in(root: Path, recipe: dict[str, Any]) -> list[str]:
+def coco_stand_in(root: Path, data: CocoConfig) -> list[str]:
     """A COCO folder in the layout that the recipe reads, and the override that names it."""
-    options = recipe["data"].get("options", {})
     splits = {"train": 24, "val": 8, "test": 8}
     for split, content in contents(**splits).items():
-        file = options.get(split, f"annotations/instances_{split}.json")
+        file = getattr(data, split)
         if file is None:
             continue
-        images = root / options.get(f"{split}_images", options.get("train_images", "images"))
+        images = root / (getattr(data, f"{split}_images") or data.train_images)
         images.mkdir(parents=True, exist_ok=True)
         (root / file).parent.mkdir(exist_ok=True)
         (root / file).write_text(json.dumps(content))
@@ -32,12 +32,11 @@ def coco_stand_in(root: Path, recipe: dict[str, Any]) -> list[str]:
     return [f"data.root={root}"]
 
 
-def small_detector(root: Path, recipe: dict[str, Any]) -> list[str]:
+def small_detector(root: Path, model: HFDetectorConfig) -> list[str]:
     """Overrides for the recipe's detector: at a small size, and of a local folder where the recipe's comes from the hub."""
-    model = recipe["model"]
-    if "pretrained" not in model:
+    if not model.pretrained:
         return ["model.image_size=160", "model.options.decoder_layers=2"]
-    kind = next(kind for part, kind in TYPES.items() if part in model["name"])
+    kind = next(kind for part, kind in TYPES.items() if part in str(model.name))
     built = build_hf_detector(
         data=SimpleNamespace(labels=("x", "y", "z")),  # type: ignore[arg-type]
         name=kind,

@@ -23,7 +23,7 @@ def _with_boxes(root: Path, *boxes: list[float], corrupt_budget: float = 0.5) ->
     splits["train"]["annotations"][:1] = [
         {**template, "id": 700 + i, "category_id": (4, 9)[i % 2], "bbox": box} for i, box in enumerate(boxes)
     ]
-    return coco_source(write_coco(root, splits), corrupt_budget=corrupt_budget)
+    return coco_source(write_coco(root, splits), box_budget=corrupt_budget)
 
 
 def test_coco_reads_the_images_and_boxes_of_every_split(tmp_path: Path) -> None:
@@ -220,9 +220,7 @@ def test_coco_box_without_area_is_left_out_and_the_others_keep_their_labels(
 
 def test_coco_refuses_more_boxes_without_area_than_the_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     boxes: tuple[list[float], ...] = ([1, 1, 10, 10], [2, 2, 0, 10])
-    with pytest.raises(
-        DataError, match=r"1 of 10 boxes have no area, more than data\.corrupt_budget=0\.09 .*\n.*annotation 701"
-    ):
+    with pytest.raises(DataError, match=r"1 of 10 boxes have no area, more than data\.box_budget=0\.09 .*\n.*annotation 701"):
         _with_boxes(tmp_path, *boxes, corrupt_budget=0.09)
     _with_boxes(tmp_path, *boxes, corrupt_budget=0.1)
     assert "1 of 10 boxes have no area and are left out" in caplog.text

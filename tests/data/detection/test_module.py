@@ -53,7 +53,7 @@ def _truncate(root: Path, *names: str) -> None:
 
 
 def test_train_batches_do_not_depend_on_workers() -> None:
-    alone, pair = _shapes(), _shapes(workers=2)
+    alone, pair = _shapes(), _shapes(num_workers=2)
     for epoch in (0, 1):
         assert _equal(_batches(alone, epoch), _batches(pair, epoch))
 

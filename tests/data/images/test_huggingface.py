@@ -65,7 +65,7 @@ def test_class_names_come_from_strings_or_a_file_beside(tmp_path: Path) -> None:
 
 
 def test_source_needs_a_folder_or_a_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"either data.root .* or data.options.name"):
+    with pytest.raises(ConfigError, match=r"either data.root .* or data.name"):
         huggingface_source()
     with pytest.raises(DataError, match="there is no folder"):
         huggingface_source(root=tmp_path / "nowhere")

@@ -28,7 +28,7 @@ def _equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("augment", ["shift", "timm"])
 def test_train_batches_do_not_depend_on_workers(augment: str) -> None:
-    alone, pair = _digits(augment=augment).train_dataloader(), _digits(augment=augment, workers=2).train_dataloader()
+    alone, pair = _digits(augment=augment).train_dataloader(), _digits(augment=augment, num_workers=2).train_dataloader()
     for epoch in (0, 1):
         assert _equal(batches_of(alone, epoch), batches_of(pair, epoch))
 
@@ -36,7 +36,7 @@ def test_train_batches_do_not_depend_on_workers(augment: str) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_train_batches_after_a_skip_equal_the_uninterrupted_ones(workers: int) -> None:
     whole = batches_of(_digits().train_dataloader(), epoch=3)
-    assert _equal(batches_of(_digits(workers=workers).train_dataloader(), epoch=3, skip=2), whole[2:])
+    assert _equal(batches_of(_digits(num_workers=workers).train_dataloader(), epoch=3, skip=2), whole[2:])
 
 
 def test_train_batches_differ_between_epochs_and_seeds_in_order_and_augmentation() -> None:
@@ -94,7 +94,7 @@ def test_corrupt_image_leaves_with_its_target(tmp_path: Path, caplog: pytest.Log
     for name in ("class0/3.png", "class1/7.png", "class2/11.png"):
         (root / name).write_bytes((root / name).read_bytes()[:40])
     data = ImageData(
-        folder_source(root), preprocessing=make_record(), batch_size=4, corrupt_budget=0.05, augment="none", workers=0
+        folder_source(root), preprocessing=make_record(), batch_size=4, corrupt_budget=0.05, augment="none", num_workers=0
     )
     assert sorted(entry.partition(":")[0] for entry in data.corrupt) == ["class0/3.png", "class1/7.png", "class2/11.png"]
     assert "3 of 60 images cannot be decoded" in caplog.text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import BertConfig, BertModel
 
+from qat.config.data import TextConfig, TextHubConfig
 from qat.data.text.grammar import grammar_source
 from qat.data.text.source import Question, Sentence, Tagged, TextTable
 from qat.models.tokenizer import learn_tokenizer
@@ -31,31 +31,32 @@ def small_bert(root: Path) -> Path:
     return root
 
 
-def text_stand_in(root: Path, recipe: dict[str, Any]) -> list[str]:
+def text_stand_in(root: Path, data: TextConfig | TextHubConfig) -> list[str]:
     """Files in the layout that the recipe reads, and the overrides that name them."""
     root.mkdir()
-    data = recipe["data"]
-    options = data.get("options", {})
-    source = grammar_source(kind=_KINDS[recipe["task"]], train=60, test=24)
+    squad = isinstance(data, TextHubConfig) and "squad" in data.name
+    tagged = isinstance(data, TextConfig) and data.train.endswith(".conll")
+    source = grammar_source(kind="questions" if squad else "tags" if tagged else "sentences", train=60, test=24)
     tables = {"train": source.train, "val": source.test, "test": source.test}
-    if data["source"] == "text":
-        for split in tables.keys() & options.keys():
-            _write(root / options[split], tables[split], options, source.labels)
-        if "labels" in options:
-            file, _, key = options["labels"].partition(":")
+    if isinstance(data, TextConfig):
+        for split, table in tables.items():
+            if (file := getattr(data, split)) is not None:
+                _write(root / file, table, data, source.labels)
+        if data.labels is not None:
+            file, _, key = data.labels.partition(":")
             (root / file).write_text(json.dumps({key: source.labels} if key else source.labels))
         return [f"data.root={root}"]
-    suffix = ".json" if recipe["task"] == "question_answering" else ".tsv"
+    suffix = ".json" if squad else ".tsv"
     for split in ("train", "test"):
-        _write(root / f"{split}{suffix}", tables[split], options, source.labels)
-    gone = [f"~data.options.{key}" for key in ("name", "config_name", "test_split") if key in options]
-    return ["data.source=text", f"data.root={root}", *gone, *(f"+data.options.{s}={s}{suffix}" for s in ("train", "test"))]
+        _write(root / f"{split}{suffix}", tables[split], data, source.labels)
+    columns = [f"data.text_column={data.text_column}", f"data.pair_column={data.pair_column or 'null'}"]
+    return ["data=text", f"data.root={root}", *columns, *(f"data.{split}={split}{suffix}" for split in ("train", "test"))]
 
 
-def _write(path: Path, table: TextTable, options: dict[str, Any], labels: tuple[str, ...]) -> None:
+def _write(path: Path, table: TextTable, data: TextConfig | TextHubConfig, labels: tuple[str, ...]) -> None:
     lines: list[str] = []
     paragraphs = []
-    text, pair = options.get("text_column", "text"), options.get("pair_column")
+    text, pair = data.text_column, data.pair_column
     for example in table.examples:
         if isinstance(example, Sentence):
             cells = [example.text, *([example.text] if pair else []), str(example.target)]

@@ -22,7 +22,7 @@ def environment_as_it_was() -> Iterator[None]:
 
 
 def _make(name: str, folder: Path) -> list[Logger]:
-    return make_loggers(name, folder=folder, project="p", run_name="r", config={})
+    return make_loggers(name, folder=folder, run_name="r", config={})
 
 
 def test_no_logger_is_none(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Roberta
 from qat.data.text.grammar import grammar_source
 from qat.data.text.source import TextSource
 from qat.errors import ConfigError
-from qat.models.huggingface import HEADS, build_huggingface, inputs_of, positions_of
+from qat.models.hf_text import HEADS, build_hf_text, inputs_of, positions_of
 from qat.quantization.graph.capture import capture
 
 SMALL: dict[str, Any] = {
@@ -33,7 +33,7 @@ def _data(kind: str = "sentences") -> TextSource:
 
 def _build(**changes: Any) -> Any:
     given = {"task": "text_classification", "data": _data(), "name": "bert", "options": SMALL, **changes}
-    return build_huggingface(**given)
+    return build_hf_text(**given)
 
 
 @pytest.fixture

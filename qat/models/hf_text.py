@@ -54,7 +54,7 @@ class EncoderModel(nn.Module):
         return values[0] if len(values) == 1 else values
 
 
-def build_huggingface(
+def build_hf_text(
     *,
     task: str,
     data: TextSource,
