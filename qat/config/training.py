@@ -78,7 +78,7 @@ class TimmOptimizerConfig(OptimizerConfig):
 
     Args:
         name: such as `lamb` or `lion`.
-        options: further arguments of its class, and `layer_decay`.
+        options: further arguments of its class.
     """
 
     name: str = MISSING

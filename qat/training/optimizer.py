@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
-from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -66,13 +65,18 @@ class OptimizerFactory:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer(self, model: nn.Module) -> Optimizer:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
         try:
             if self.name == "timm":
-                return create_optimizer_v2(model, lr=self.lr, weight_decay=self.weight_decay, **self.arguments)
+                return create_optimizer_v2(groups, lr=self.lr, weight_decay=self.weight_decay, **self.arguments)
             # Fused is one pass over the weights: on the CPU a tenth of the time for a table of embeddings.
             fused = {} if self.name == "rmsprop" else {"fused": True}
-            groups = reversed(param_groups_weight_decay(model, self.weight_decay))  # clipping adds up norms in this order
-            return OPTIMIZERS[self.name]([group for group in groups if group["params"]], lr=self.lr, **fused, **self.arguments)
+            return OPTIMIZERS[self.name](groups, lr=self.lr, **fused, **self.arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer={self.name} does not take {dict(self.arguments)}: {error}") from error
 
