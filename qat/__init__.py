@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from qat.quantization.convert import convert
     from qat.quantization.engines import lower
     from qat.quantization.graph.capture import capture
-    from qat.quantization.prepare import PreparedModel, prepare
+    from qat.quantization.prepare import prepare
+    from qat.quantization.prepared import PreparedModel
     from qat.quantization.program.program import Int8Program
     from qat.quantization.program.storage import read_manifest
     from qat.quantization.schedule import QATSchedule
@@ -47,7 +48,7 @@ __all__ = [
 #: Public name -> the module that has it.
 _HOMES = {
     "Int8Program": "qat.quantization.program.program",
-    "PreparedModel": "qat.quantization.prepare",
+    "PreparedModel": "qat.quantization.prepared",
     "QATSchedule": "qat.quantization.schedule",
     "calibrate": "qat.quantization.calibrate",
     "capture": "qat.quantization.graph.capture",

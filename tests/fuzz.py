@@ -58,7 +58,7 @@ def differing(count: int, *, seed: int = 0, engine: str = "fbgemm", bound: bool 
         program, x = layer.program(target="x86", bound=bound, seed=i), layer.inputs(2, seed=i)
         name = next(program.layers()).name
         exact = lower(program, "reference").watch(x)[1][name]
-        got = ENGINES[engine].lower(program).watch(x)[1][name]  # without asking whether it may
+        got = ENGINES[engine].bind(program).watch(x)[1][name]  # without asking whether it may
         steps = (exact.double() - got.double()).abs()
         if float(steps.max()) > (0.0 if engine == "fbgemm" or layer.float_output else 1.0):
             found.append((i, layer))

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from qat.quantization.calibrate import calibrate
 from qat.quantization.observer import OBSERVERS, Observer, make_observer
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 from qat.ranks import any_rank, differences, leads, own_share, range_over_ranks, rank, sum_over_ranks, together, world_size
 from tests.ranks import in_ranks
 

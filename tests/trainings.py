@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from qat.quantization.calibrate import calibrate
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 from qat.tasks import ClassificationTask
 from qat.training.fit import FitOptions, fit
 from qat.training.module import TrainingModule

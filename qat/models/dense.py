@@ -14,22 +14,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
+from qat.models.pyramid import STRIDES, backbone_features, level_anchors, nominal_strides
 from qat.models.timm import build_timm
-
-#: Strides of the backbone's feature maps that enter the pyramid.
-STRIDES = (8, 16, 32)
 
 #: What postprocessing keeps; see `qat.deploy.postprocess.DenseDecoder`.
 KEPT = {"min_score": 0.05, "candidates": 300, "limit": 100}
@@ -117,7 +113,7 @@ def build_dense(
     height, width = built.preprocessing["height"], built.preprocessing["width"]
     if height % STRIDES[-1] or width % STRIDES[-1]:
         raise ConfigError(f"model.image_size of a dense detector must be a multiple of {STRIDES[-1]}, got {height}x{width}")
-    features, widths = _features(built.module, name)
+    features, widths = backbone_features(built.module, name)
     module, criterion, record = HEADS[head](
         features, widths, num_classes=num_classes, example=built.example_inputs[0], **_checked(head, head_options)
     )
@@ -153,8 +149,8 @@ def _fcos(
     head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=nn.Identity)
     network = _network(features, widths, head, names, channels, extra_levels)
     levels = _levels(network, example)
-    generator = AnchorGenerator(tuple((stride,) for stride in _nominal(levels)), ((1.0,),) * len(levels))
-    described, anchors = _anchors(generator, example, levels)
+    generator = AnchorGenerator(tuple((stride,) for stride in nominal_strides(levels)), ((1.0,),) * len(levels))
+    described, anchors = level_anchors(generator, example, levels)
     detector = FCOS(_Named(channels), num_classes, anchor_generator=generator, head=head)
     criterion = DenseCriterion(detector, names, anchors, per_level=True)
     return network, criterion, {"coding": "linear", "max_overlap": 0.6, "levels": described}
@@ -174,9 +170,9 @@ def _retinanet(
     head = RetinaNetHead(channels, 9, num_classes)
     network = _network(features, widths, head, names, channels, extra_levels)
     levels = _levels(network, example)
-    sizes = tuple(tuple(int(4 * stride * 2 ** (i / 3)) for i in range(3)) for stride in _nominal(levels))
+    sizes = tuple(tuple(int(4 * stride * 2 ** (i / 3)) for i in range(3)) for stride in nominal_strides(levels))
     generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(levels))
-    described, anchors = _anchors(generator, example, levels)
+    described, anchors = level_anchors(generator, example, levels)
     detector = RetinaNet(_Named(channels), num_classes, anchor_generator=generator, head=head)
     criterion = DenseCriterion(detector, names, anchors, per_level=False)
     return network, criterion, {"coding": "exponential", "max_overlap": 0.5, "levels": described}
@@ -192,20 +188,6 @@ class _Named(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_channels = channels
-
-
-def _features(model: nn.Module, name: str) -> tuple[nn.Module, list[int]]:
-    """The feature maps of a timm model at `STRIDES`, and their widths."""
-    info = getattr(model, "feature_info", None) or []
-    at = {entry["reduction"]: i for i, entry in enumerate(info)}
-    if not hasattr(model, "forward_intermediates") or not set(STRIDES) <= at.keys():
-        raise ConfigError(
-            f"{name} has no feature maps of strides {STRIDES} (it has {sorted(at)}); a pyramid needs them. Take a "
-            "convolutional backbone such as mobilenetv2_100, resnet50 or efficientnet_b0."
-        )
-    indices = tuple(at[stride] for stride in STRIDES)
-    features = FeatureGetterNet(model, out_indices=indices)
-    return features, [int(info[i]["num_chs"]) for i in indices]
 
 
 def _network(
@@ -229,26 +211,6 @@ def _levels(network: DenseDetector, example: Tensor) -> list[Tensor]:
         raise ConfigError(f"the backbone cannot take images of {tuple(example.shape[-2:])} pixels: {error}") from error
     finally:
         network.train(was)
-
-
-def _nominal(levels: Sequence[Tensor]) -> list[int]:
-    """Strides as powers of two, whatever the rounding of small maps."""
-    return [STRIDES[0] * 2**i for i in range(len(levels))]
-
-
-def _anchors(
-    generator: AnchorGenerator, example: Tensor, levels: Sequence[Tensor]
-) -> tuple[list[dict[str, Any]], list[Tensor]]:
-    """Grid, stride and anchors of every level for the record, and all of torchvision's anchors by level."""
-    height, width = example.shape[-2:]
-    everything = generator(ImageList(example[:1], [(height, width)]), list(levels))[0]
-    grids = [tuple(level.shape[-2:]) for level in levels]
-    described = [
-        {"grid": [rows, columns], "stride": [height // rows, width // columns], "anchors": cell.tolist()}
-        for (rows, columns), cell in zip(grids, generator.cell_anchors, strict=True)
-    ]
-    counts = [rows * columns * len(cell) for (rows, columns), cell in zip(grids, generator.cell_anchors, strict=True)]
-    return described, list(everything.split(counts))
 
 
 def _checked(head: str, options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from qat.pipeline.run import Run, benchmark_inputs, progress, sample_inputs, sco
 from qat.quantization.analysis.coverage import coverage
 from qat.quantization.analysis.parity import simulation_parity
 from qat.quantization.engines import lower, saturation
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.program import Int8Program
 from qat.report.disagreements import differing
 from qat.report.plots import draw

@@ -16,7 +16,7 @@ from qat.errors import ConfigError, DataError, EngineError, SchemeError
 from qat.pipeline.run import Judging, Run, open_data, open_source, prepare_model
 from qat.quantization.analysis.weight_error import target_costs
 from qat.quantization.engines import check_engines, get_engine
-from qat.quantization.prepare import PreparedModel, target_of
+from qat.quantization.prepared import PreparedModel, target_of
 from qat.quantization.program.program import Int8Program
 from qat.quantization.program.storage import load_program, read_manifest
 from qat.quantization.targets import TARGETS, get_target

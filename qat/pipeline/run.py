@@ -22,7 +22,8 @@ from qat.data import DataModule, DataSource, build_data, build_source
 from qat.environment import environment
 from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 from qat.ranks import leads
 from qat.tasks import AnyTask, build_task, task_reading
 from qat.training.loggers.build import make_loggers

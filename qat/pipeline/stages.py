@@ -15,7 +15,7 @@ from qat.config import StageConfig, chosen
 from qat.errors import ConfigError, RangesError
 from qat.evaluation.benchmark import measure
 from qat.pipeline.run import Run
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import differences, leads, together, world_size
 from qat.training.callbacks.build import build_callbacks

@@ -28,7 +28,7 @@ from qat.pipeline.stages import fit_options, load_baseline, optimizer_of, time_s
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, check_engines, lower
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
 from qat.report.html import render

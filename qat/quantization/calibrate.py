@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qat.errors import CalibrationError
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.ptq.bias_correction import BiasCorrection
 
 
@@ -51,7 +51,7 @@ def calibrate(prepared: PreparedModel, batches: Iterable[Tensor | tuple[Tensor, 
 
 def _check_finite(prepared: PreparedModel, count: int) -> None:
     names, modules = zip(*prepared.fake_quantizes(), strict=True)
-    ranges = torch.stack([module.observer.low + module.observer.high for module in modules])
+    ranges = torch.stack([module.extent() for module in modules])
     bad = (~torch.isfinite(ranges)).nonzero().flatten().tolist()
     if bad:
         raise CalibrationError(

@@ -6,33 +6,24 @@ fake quantization used in its last step, activations carry their grid, and what 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from qat.errors import CalibrationError, ConvertError
-from qat.quantization.fake_quantize import EmbeddingFakeQuantize, FakeQuantize, StoredFakeQuantize, WeightFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name
+from qat.errors import ConvertError
+from qat.quantization.fake_quantize import StoredFakeQuantize
+from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name, ordered_kwargs
 from qat.quantization.kernel_table import Kernel, Role, argument
 from qat.quantization.placement import constants, inputs_on_grid
-from qat.quantization.prepare import PreparedModel
-from qat.quantization.program.ops import ATEN_OPS, LAYER_OPS
-from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves
+from qat.quantization.prepared import PreparedModel
+from qat.quantization.program.ops import ATEN_OPS, LAYER_OPS, SIZES
+from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
+from qat.quantization.program.prune import alive, plain
 from qat.quantization.qparams import QParams
 
-_SIZE_OPS = {
-    operator.add: "size.add",
-    operator.sub: "size.sub",
-    operator.mul: "size.mul",
-    operator.floordiv: "size.floordiv",
-    operator.truediv: "size.truediv",
-    operator.mod: "size.mod",
-    operator.neg: "size.neg",
-    operator.getitem: "size.getitem",
-}
+_SIZE_OPS = {function: name for name, function in SIZES.items()}
 
 
 def convert(prepared: PreparedModel) -> Int8Program:
@@ -59,7 +50,7 @@ class _Builder:
         self.prepared = prepared
         self.network = prepared.network
         self.placement = prepared.placement
-        self.grids = _grids(prepared)
+        self.grids = prepared.grids()
         self.fixed = constants(self.network.graph)
         self.nodes: dict[str, Node] = {}
         self.tensors: dict[str, Tensor] = {}
@@ -87,7 +78,7 @@ class _Builder:
             self._aten(node, self._float)
 
     def finish(self) -> Int8Program:
-        nodes, tensors = _alive(list(self.nodes.values()), self.output, self.tensors)
+        nodes, tensors = alive(list(self.nodes.values()), self.output, self.tensors)
         return Int8Program(
             inputs=self.prepared.inputs,
             nodes=tuple(nodes),
@@ -102,10 +93,9 @@ class _Builder:
         """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
         source = node.args[0]
         module = self.network.get_submodule(str(node.target))
-        if isinstance(module, WeightFakeQuantize):
-            return
-        if isinstance(module, EmbeddingFakeQuantize):  # the kernel looks the rounded row up
-            self._alias(node, source.name)
+        if isinstance(module, StoredFakeQuantize):
+            if module.behind_lookup:  # the kernel looks the rounded row up
+                self._alias(node, source.name)
             return
         if source.name not in self.integers:
             self.integers[source.name] = self._emit(
@@ -138,7 +128,7 @@ class _Builder:
             takes = {source.name for source in inputs_on_grid(node, kernel)} & self.integers.keys()
             args = tuple(
                 _map_nodes(arg, lambda n: self.integers[n.name] if n.name in takes else self._float(n))
-                for arg in (*node.args, *_ordered_kwargs(node))
+                for arg in (*node.args, *ordered_kwargs(node))
             )
         ref = self._emit(node.name, kernel.program_op, args, node=node, grid=grid)
         (self.integers if grid is not None else self.floats)[node.name] = ref
@@ -203,9 +193,8 @@ class _Builder:
             value = self.values[node.name]
             return self._tensor(node.name, value) if isinstance(value, Tensor) else value
         if node.name not in self.floats:
-            self.floats[node.name] = self._emit(
-                f"{node.name}_dequantized", "int8.dequantize", (self.integers[node.name],), node=node
-            )
+            name = f"{node.name}_dequantized"
+            self.floats[node.name] = self._emit(name, "int8.dequantize", (self.integers[node.name],), node=node)
         return self.floats[node.name]
 
     def _owner(self, node: GraphNode) -> str:
@@ -220,7 +209,7 @@ class _Builder:
     def _tensor(self, name: str, value: Tensor) -> TensorRef:
         """Store a tensor once, whatever number of nodes reads it."""
         value = value.detach().cpu().contiguous()
-        while name in self.tensors and not _same(self.tensors[name], value):
+        while name in self.tensors and not (self.tensors[name].dtype == value.dtype and torch.equal(self.tensors[name], value)):
             name += "_"
         self.tensors[name] = value
         return TensorRef(name)
@@ -235,7 +224,7 @@ class _Builder:
         grid: QParams | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> Ref:
-        args, kwargs = _plain(args), _plain(kwargs or {})
+        args, kwargs = plain(args), plain(kwargs or {})
         self.nodes[name] = Node(name=name, op=op, args=args, kwargs=kwargs, grid=grid, layer=layer_name(node))
         return Ref(name)
 
@@ -244,62 +233,10 @@ class _Builder:
 _IGNORED = ("device", "pin_memory", "layout", "non_blocking")
 
 
-def _grids(prepared: PreparedModel) -> dict[str, QParams]:
-    grids: dict[str, QParams] = {}
-    for name, module in prepared.fake_quantizes():
-        assert isinstance(module, FakeQuantize)
-        try:
-            grids[name] = module.qparams()
-        except CalibrationError as error:
-            raise CalibrationError(f"tensor {name!r}: {error}") from None
-    return grids
-
-
 def _map_nodes(value: Any, function: Callable[[Any], Any]) -> Any:
     """`value` with every graph node in it replaced."""
     return fx.node.map_arg(value, function)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)
-
-
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:
     return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
-
-
-def _ordered_kwargs(node: GraphNode) -> tuple[Any, ...]:
-    """Keyword arguments of a FOLLOW op in schema order; only ops whose kwargs continue their args have any."""
-    if not node.kwargs:
-        return ()
-    names = [a.name for a in node.target._schema.arguments]
-    return tuple(
-        node.kwargs[name] for name in names[len(node.args) :] if name in node.kwargs and name not in ("dtype", "alpha")
-    )
-
-
-def _plain(value: Any) -> Any:
-    """fx's immutable containers as plain tuples, lists and dicts."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-def _alive(nodes: list[Node], output: Any, tensors: dict[str, Tensor]) -> tuple[list[Node], dict[str, Tensor]]:
-    """The nodes and tensors that the output depends on."""
-    needed = {leaf.name for leaf in leaves(output)}
-    kept: list[Node] = []
-    used: set[str] = set()
-    for node in reversed(nodes):
-        if node.name in needed:
-            kept.append(node)
-            for leaf in leaves((node.args, tuple(node.kwargs.values()))):
-                if isinstance(leaf, Ref):
-                    needed.add(leaf.name)
-                elif isinstance(leaf, TensorRef):
-                    used.add(leaf.name)
-    return kept[::-1], {name: value for name, value in tensors.items() if name in used}

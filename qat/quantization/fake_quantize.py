@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -63,23 +63,52 @@ class _RoundWeight(torch.autograd.Function):
         return grads[0], None
 
 
-class FakeQuantize(nn.Module):
-    """Fake quantization of one activation, with the observer that finds its range.
+class ActivationFakeQuantize(nn.Module, ABC):
+    """Fake quantization of one activation: what stands behind a tensor that is on a grid after `convert`.
 
-    Two switches say what a forward pass does: `observing` updates the range, `quantizing` rounds. They are plain
+    Two switches say what a forward pass does: `observing` looks for the range, `quantizing` rounds. They are plain
     bools that travel in the state dict, so a resumed run stands where it stopped.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.observer = observer
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
         self.observing = True
         self.quantizing = True
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe where `observing`, round where `quantizing`; the shape stays."""
+
+    @abstractmethod
+    def qparams(self) -> QParams:
+        """The grid as plain numbers; `CalibrationError` when there is none yet."""
+
+    def refresh_(self) -> None:
+        """Take up what was observed elsewhere; a method that learns its grid has nothing to take up."""
+
+    def extent(self) -> Tensor:
+        """How far the range reaches, shape (): infinite or NaN as soon as something infinite or NaN was seen."""
+        return self.scale
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.observing, self.quantizing], dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.observing, self.quantizing = (bool(value) for value in state)
+
+
+@final
+class FakeQuantize(ActivationFakeQuantize):
+    """Rounds to the grid over the range that an observer finds."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
@@ -96,6 +125,10 @@ class FakeQuantize(nn.Module):
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
+    def extent(self) -> Tensor:
+        """The sum of both ends of the observed range."""
+        return self.observer.low + self.observer.high
+
     def qparams(self) -> QParams:
         """The grid as plain numbers; `CalibrationError` when no finite range was observed."""
         low, high = float(self.observer.low), float(self.observer.high)
@@ -105,12 +138,6 @@ class FakeQuantize(nn.Module):
             raise CalibrationError(f"the observed range [{low}, {high}] is not finite; look for NaN in data or weights")
         return QParams(scale=float(self.scale), zero_point=int(self.zero_point))
 
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.observing, self.quantizing], dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.observing, self.quantizing = (bool(value) for value in state)
-
 
 class StoredFakeQuantize(nn.Module, ABC):
     """Fake quantization of a stored tensor: symmetric, one scale per row of axis 0, from the live values at every step.
@@ -118,6 +145,9 @@ class StoredFakeQuantize(nn.Module, ABC):
     Args:
         layouts: the orders in which kernels that add two products in 16 bits pack it, see `qparams.weight_scale`.
     """
+
+    #: Whether it stands behind a look-up instead of on the stored tensor itself.
+    behind_lookup: ClassVar[bool] = False
 
     def __init__(self, layouts: Sequence[Layout] = ()) -> None:
         super().__init__()
@@ -155,6 +185,8 @@ class WeightFakeQuantize(StoredFakeQuantize):
 class EmbeddingFakeQuantize(StoredFakeQuantize):
     """Stands behind a look-up in a table: each row has its own scale, so rounding the rows that were looked up, shape
     (..., D), is rounding the table, and costs what a batch holds instead of what the vocabulary holds."""
+
+    behind_lookup = True
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.quantizing:

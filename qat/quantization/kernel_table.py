@@ -21,6 +21,7 @@ from enum import Enum
 from torch import fx
 
 from qat.quantization.graph.nodes import GraphNode
+from qat.quantization.program.ops import ELEMENTWISE
 
 
 class Role(Enum):
@@ -196,12 +197,7 @@ _FOLLOW = (
     _follow("mean.dim", requires=_spatial_mean),
     _follow("adaptive_avg_pool2d.default"),
     _follow("avg_pool2d.default", requires=_no_divisor),
-    _follow("hardswish.default"),
-    _follow("hardsigmoid.default"),
-    _follow("sigmoid.default"),
-    _follow("silu.default"),
-    _follow("leaky_relu.default"),
-    _follow("clamp.default"),
+    *(_follow(op.aten) for op in ELEMENTWISE.values()),
 )
 
 

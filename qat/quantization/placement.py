@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qat.errors import KeepFloatError, near
-from qat.quantization.graph.nodes import GraphNode, layer_name
+from qat.quantization.graph.nodes import GraphNode, enclosing, layer_name
 from qat.quantization.kernel_table import Kernel, Output, Role, absorbable
 from qat.quantization.targets import Target
 
@@ -161,7 +161,7 @@ def _kept_float(graph: fx.Graph, patterns: Sequence[str]) -> set[str]:
     layers = {node.name: layer_name(node) for node in graph.nodes if node.op == "call_function"}
     kept: set[str] = set()
     for pattern in patterns:
-        matches = {n for n, layer in layers.items() if any(fnmatch.fnmatchcase(p, pattern) for p in _enclosing(layer))}
+        matches = {n for n, layer in layers.items() if any(fnmatch.fnmatchcase(p, pattern) for p in enclosing(layer))}
         if not matches:
             names = {layer for layer in layers.values() if layer}
             raise KeepFloatError(
@@ -170,11 +170,6 @@ def _kept_float(graph: fx.Graph, patterns: Sequence[str]) -> set[str]:
             )
         kept |= matches
     return kept
-
-
-def _enclosing(layer: str) -> list[str]:
-    parts = layer.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _absorbed(graph: fx.Graph, able: Mapping[str, Kernel]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from qat.errors import ConfigError
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class QATSchedule:
     """
 
     quantize_from: float = 0.0
-    freeze_ranges_at: float = 0.5
+    freeze_ranges_at: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.quantize_from < 1:

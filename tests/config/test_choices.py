@@ -20,12 +20,15 @@ from qat.data.images.augment import AUGMENTS
 from qat.errors import ConfigError
 from qat.models import MODELS
 from qat.models.dense import HEADS
+from qat.quantization.calibrate import calibrate
 from qat.quantization.observer import OBSERVERS
+from qat.quantization.prepare import prepare
+from qat.quantization.schedule import QATSchedule
 from qat.quantization.targets import TARGETS
 from qat.tasks import TASKS, task_reading
 from qat.training.fit import OWN, FitOptions
 from qat.training.loggers.build import LOGGERS
-from qat.training.optimizer import OPTIMIZERS
+from qat.training.optimizer import OPTIMIZERS, OptimizerFactory
 
 
 def _allowed(config: type, name: str) -> set[str]:
@@ -84,6 +87,18 @@ def test_stage_defaults_are_those_of_the_library() -> None:
     options, stage = FitOptions(), StageConfig()
     assert (options.max_epochs, options.max_steps) == (stage.max_epochs, stage.max_steps)
     assert options.gradient_clip_val == stage.gradient_clip_val
+
+
+def test_quantization_defaults_are_those_of_the_library() -> None:
+    """Whoever copies the README's lines trains what a recipe trains."""
+    config, schedule = QuantizationConfig(), QATSchedule()
+    own = {name: it.default for name, it in inspect.signature(prepare).parameters.items()}
+    assert (own["target"], own["observer"]) == (config.target, config.observer)
+    assert list(own["keep_float"]) == config.keep_float
+    assert inspect.signature(calibrate).parameters["bias_correction"].default == config.bias_correction
+    assert (schedule.quantize_from, schedule.freeze_ranges_at) == (config.quantize_from, config.freeze_ranges_at)
+    assert OptimizerFactory().warmup == StageConfig().warmup
+    assert OptimizerFactory().decay == StageConfig().decay
 
 
 def test_data_alone_decide_task_and_model() -> None:

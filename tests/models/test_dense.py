@@ -14,8 +14,9 @@ from torch import Tensor
 
 import qat
 from qat.errors import ConfigError
-from qat.models.dense import HEADS, STRIDES, build_dense
+from qat.models.dense import HEADS, build_dense
 from qat.models.float_model import FloatModel
+from qat.models.pyramid import STRIDES
 from tests.models.references import NAMES, torchvision_anchors, torchvision_detector
 
 SIZE, CLASSES = 64, 3

@@ -20,7 +20,7 @@ from qat.data.detection.source import BoxSource
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.hf_detector import DEFAULT_SIZE, SOFTMAX, as_targets, build_hf_detector
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.tasks.detection import TrainsItself
 from tests.models.detectors import DETECTORS
 

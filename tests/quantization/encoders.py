@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.quantization.calibrate import calibrate
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 
 WIDTH, WORDS, POSITIONS = 16, 50, 40
 

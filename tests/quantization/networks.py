@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
+from qat.quantization.fake_quantize import ActivationFakeQuantize, FakeQuantize
 from qat.quantization.graph.capture import Captured, capture
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.observer import Observer
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.program import Int8Program
 
 
@@ -227,3 +230,9 @@ def graph_ops(module: Any, *, without: Sequence[str] = ()) -> list[str]:
     """Names of the ATen ops of a captured graph, in order."""
     names = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
     return [name for name in names if name not in without]
+
+
+def observed(module: ActivationFakeQuantize) -> Observer:
+    """What finds the range of a tensor."""
+    assert isinstance(module, FakeQuantize)
+    return module.observer

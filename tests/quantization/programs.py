@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qat.quantization.engines import lower
+from qat.quantization.engines.steps import StepModel
 from qat.quantization.graph.capture import InputSpec
 from qat.quantization.layouts import Framed, Layout, frame_of
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
@@ -374,3 +376,10 @@ def op_inputs(batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 #: Taps that are no neighbours in rows of three, and are in rows of five behind a padding of (1, 1, 0, 1).
 TRAP = torch.tensor([0, 127, 127, 0, 0, 0, 0, 0, 0]).reshape(1, 1, 3, 3)
 TRAP_FRAME = Framed(size=5, top=2, left=1)
+
+
+def bound(program: Int8Program, engine: str) -> StepModel:
+    """The program bound to an engine whose steps a test looks at."""
+    model = lower(program, engine)
+    assert isinstance(model, StepModel)
+    return model

@@ -12,8 +12,9 @@ from qat.errors import CalibrationError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
-from qat.quantization.prepare import PreparedModel, prepare
-from tests.quantization.networks import CASES, Inline
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
+from tests.quantization.networks import CASES, Inline, observed
 
 
 def fresh(observer: str = "minmax") -> PreparedModel:
@@ -24,7 +25,7 @@ def test_calibrate_counts_the_batches_and_sets_the_switches() -> None:
     prepared = fresh()
     assert calibrate(prepared, (CASES["conv"].inputs(2, seed) for seed in range(3))) == 3
     assert {(m.observing, m.quantizing) for _, m in prepared.fake_quantizes()} == {(False, True)}
-    assert {m.quantizing for m in prepared.stored_fake_quantizes()} == {True}
+    assert {m.quantizing for _, m in prepared.stored_fake_quantizes()} == {True}
 
 
 def test_calibrate_measures_the_float_activations() -> None:
@@ -34,13 +35,13 @@ def test_calibrate_measures_the_float_activations() -> None:
     calibrate(prepared, data)
     modules = dict(prepared.fake_quantizes())
     everything = torch.cat(data)
-    low, high = modules["x"].observer.range()
+    low, high = observed(modules["x"]).range()
     assert (float(low), float(high)) == (float(everything.min()), float(everything.max()))
     model = CASES["conv"].model()
     with torch.no_grad():
         stem = model.get_submodule("stem")(everything)
-    assert float(modules["relu"].observer.range()[1]) == pytest.approx(float(stem.max()), rel=1e-4)
-    assert float(modules["relu"].observer.range()[0]) == 0.0
+    assert float(observed(modules["relu"]).range()[1]) == pytest.approx(float(stem.max()), rel=1e-4)
+    assert float(observed(modules["relu"]).range()[0]) == 0.0
 
 
 def test_calibrate_takes_batches_of_several_inputs() -> None:

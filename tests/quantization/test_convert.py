@@ -16,7 +16,8 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import FakeQuantize
 from qat.quantization.graph.capture import InputSpec
-from qat.quantization.prepare import PreparedModel, prepare
+from qat.quantization.prepare import prepare
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import LAYER_OPS
 from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 from qat.quantization.targets import TARGETS

@@ -15,6 +15,8 @@ from qat.quantization.fake_quantize import EmbeddingFakeQuantize, WeightFakeQuan
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import quantize_weight, weight_scale
 from tests.quantization.encoders import WIDTH, WORDS, TinyEncoder, encoder_inputs, prepared_encoder
+from tests.quantization.networks import observed
+from tests.quantization.programs import bound
 
 SCORES = pytest.mark.parametrize("hidden_score", [-10000.0, float(torch.finfo(torch.float32).min), -math.inf])
 
@@ -31,7 +33,7 @@ BOTH = pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
 def test_mask_is_never_observed_nor_added_to_integers(hidden_score: float, engine: str) -> None:
     """No range knows of the mask's value, no integer add stands anywhere, and padding gets no attention."""
     prepared = prepared_encoder(hidden_score, target=target_of(engine))
-    ranges = [float(v) for _, module in prepared.fake_quantizes() for v in (module.observer.low, module.observer.high)]
+    ranges = [float(v) for _, module in prepared.fake_quantizes() for v in (observed(module).low, observed(module).high)]
     assert max(map(abs, ranges)) < 100
     program = convert(prepared)
     assert not [node for node in program.nodes if node.op == "int8.add"]
@@ -150,7 +152,7 @@ def test_one_activation_that_feeds_query_key_and_value_is_quantized_once() -> No
     program = convert(prepared_encoder())
     sources = [node.args[0].name for node in program.layers()]
     assert max(sources.count(name) for name in sources) == 3
-    model = lower(program, "fbgemm")
+    model = bound(program, "fbgemm")
     merged = [step.name for step in model._steps if step.name.endswith("_and_siblings")]
     assert len(merged) == 2
     layers = {node.name for node in program.layers()}

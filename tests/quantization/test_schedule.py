@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from qat.errors import ConfigError
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from tests.quantization.networks import calibrated
 
@@ -25,7 +25,7 @@ def switches(schedule: QATSchedule, total: int) -> list[tuple[bool, bool]]:
     for step in range(total):
         schedule.apply_(prepared(), step=step, total_steps=total)
         (activation,) = {(m.quantizing, m.observing) for _, m in prepared().fake_quantizes()}
-        assert {m.quantizing for m in prepared().stored_fake_quantizes()} == {activation[0]}
+        assert {m.quantizing for _, m in prepared().stored_fake_quantizes()} == {activation[0]}
         found.append(activation)
     return found
 

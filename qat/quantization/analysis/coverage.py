@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.graph.nodes import layer_name
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 
 _PRODUCTS = ("aten.matmul", "aten.bmm", "aten.mm", "aten.baddbmm", "aten.addmm")
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.engines import lower
-from qat.quantization.fake_quantize import FakeQuantize
+from qat.quantization.fake_quantize import ActivationFakeQuantize
 from qat.quantization.graph.nodes import chooses
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.program.program import Int8Program
 
@@ -109,7 +109,7 @@ class _Simulation(fx.Interpreter):
         if self.expected is not None and n.name in self.expected and chooses(n):
             return self.expected[n.name]
         value = super().run_node(n)
-        if n.op != "call_module" or not isinstance(self.module.get_submodule(str(n.target)), FakeQuantize):
+        if n.op != "call_module" or not isinstance(self.module.get_submodule(str(n.target)), ActivationFakeQuantize):
             return value
         source = n.args[0]
         assert isinstance(source, fx.Node)

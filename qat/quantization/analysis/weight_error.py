@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qat.quantization.fake_quantize import WeightFakeQuantize
+from qat.quantization.fake_quantize import StoredFakeQuantize
 from qat.quantization.graph.nodes import fx_value, layer_name
 from qat.quantization.layouts import Layout
-from qat.quantization.prepare import PreparedModel, bounded_layouts
+from qat.quantization.prepare import bounded_layouts
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.qparams import quantize_weight, weight_scale
 from qat.quantization.targets import Target
 
@@ -44,7 +45,9 @@ def target_costs(prepared: PreparedModel, before: Target, after: Target) -> list
     """The weight SQNR of every INT8 layer whose scales are not the same for both targets."""
     network, costs = prepared.network, []
     for node in network.graph.nodes:
-        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), WeightFakeQuantize):
+        if node.op != "call_module" or not isinstance(module := network.get_submodule(node.target), StoredFakeQuantize):
+            continue
+        if module.behind_lookup:  # rows of a table are added to nothing
             continue
         weight = fx_value(network, node.args[0])
         for layer in node.users:

@@ -58,4 +58,4 @@ def lower(program: Int8Program, engine: str = "fbgemm") -> Int8Model:
     refusal = found.refusal(program)
     if refusal is not None:
         raise EngineError(f"engine {engine!r} cannot run this program: {refusal}")
-    return found.lower(program)
+    return found.bind(program)

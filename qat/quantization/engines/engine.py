@@ -1,37 +1,29 @@
-"""What an engine is, and the model that it makes of a program."""
+"""What an engine is, and the model that it makes of a program.
+
+A *step engine* binds node by node to a kernel set (`lowering.py`); a *whole-graph engine* hands the program to another runtime
+(`whole.py`). Both are one file and a line in `ENGINES`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qat.errors import InputError
-from qat.quantization.program.program import Int8Program, Ref, map_leaves
-from qat.quantization.qparams import QParams
+from qat.quantization.program.program import Int8Program, map_leaves
 from qat.quantization.targets import Target
-
-
-class Representation(Protocol):
-    """How an engine holds integers; its kernel set provides this."""
-
-    def integers(self, q: Any) -> Tensor: ...
-
-    def from_integers(self, integers: Tensor, grid: QParams) -> Any: ...
-
-    def running(self) -> AbstractContextManager[None]: ...
 
 
 class Engine(ABC):
     """Runs programs on this machine."""
 
     name: str
+
+    #: Whether it equals `reference` bit for bit; the others round in another order.
+    exact: bool = False
 
     def unready(self, target: Target) -> str | None:
         """Why this engine could not run here what is made for `target`, as far as that is known before there is a program."""
@@ -42,47 +34,22 @@ class Engine(ABC):
         """Why this engine cannot run `program` here, exactly and without saturation; None when it can."""
 
     @abstractmethod
-    def lower(self, program: Int8Program) -> Int8Model:
-        """Pack the weights and bind every node to a kernel."""
+    def bind(self, program: Int8Program) -> Int8Model:
+        """A model that computes the program on this engine; here weights are packed."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One node bound to its kernel: values[target] = function(*values[sources]); then forget values[dead]."""
-
-    name: str
-    function: Callable[..., Any]
-    sources: tuple[int, ...]
-    target: int
-    dead: tuple[int, ...]
-
-
-class Int8Model(nn.Module):
-    """A program bound to an engine's kernels. Inference only; it has no parameters.
+class Int8Model(nn.Module, ABC):
+    """A program bound to an engine. Inference only; it has no parameters.
 
     Args:
         program: what it computes.
         engine: name of the engine, for messages.
-        steps: the bound nodes in order.
-        slots: where each node's value stands.
-        kernels: the engine's representation of integers.
     """
 
-    def __init__(
-        self,
-        program: Int8Program,
-        kernels: Representation,
-        *,
-        engine: str,
-        steps: Sequence[Step],
-        slots: dict[str, int],
-    ) -> None:
+    def __init__(self, program: Int8Program, *, engine: str) -> None:
         super().__init__()
         self.program = program
         self.engine = engine
-        self._kernels = kernels
-        self._steps = tuple(steps)
-        self._slots = slots
 
     def forward(self, *inputs: Tensor) -> Any:
         """Float inputs as the program's specs say; float outputs in the structure of the captured model.
@@ -91,44 +58,25 @@ class Int8Model(nn.Module):
             InputError: wrong number, dtype or shape of inputs.
         """
         self._check(inputs)
-        values: list[Any] = [None] * len(self._slots)
-        values[: len(inputs)] = inputs
-        with torch.inference_mode(), self._kernels.running():
-            for step in self._steps:
-                values[step.target] = step.function(*[values[i] for i in step.sources])
-                for i in step.dead:
-                    values[i] = None
-        return map_leaves(self._result(values), _snapshot)  # copied into ordinary tensors, which autograd may save
+        return map_leaves(self.compute(*inputs), snapshot)  # copied into ordinary tensors, which autograd may save
 
     def watch(self, *inputs: Tensor, replay: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Like forward, and every node's value by name; integers come as uint8 tensors (tuples of them for a split).
+        """Like forward, and nodes' values by name; integers come as uint8 tensors (tuples of them for a split).
 
         Args:
             replay: values of another engine's `watch`. Every node then computes from those instead of from what this
                 engine made of the nodes before it: one layer at a time, each given the same input.
         """
         self._check(inputs)
-        values: list[Any] = [None] * len(self._slots)
-        values[: len(inputs)] = inputs
-        seen: dict[str, Any] = {}
-        grids = self.program.grids()
-        own = {node.name for node in self.program.nodes}
-        with torch.no_grad(), self._kernels.running():
-            for step in self._steps:
-                value = step.function(*[values[i] for i in step.sources])
-                if step.name not in own:  # several nodes in one: what they make is seen and replayed under their own names
-                    values[step.target] = value
-                    continue
-                grid = grids.get(step.name)
-                seen[step.name] = map_leaves(value, self._kernels.integers if grid is not None else _snapshot)
-                if replay is not None and step.name in replay:
-                    back = _snapshot if grid is None else partial(_from_integers, self._kernels, grid)
-                    value = map_leaves(replay[step.name], back)
-                values[step.target] = value
-        return self._result(values), seen
+        return self.look(inputs, replay)
 
-    def _result(self, values: list[Any]) -> Any:
-        return map_leaves(self.program.output, lambda leaf: values[self._slots[leaf.name]] if isinstance(leaf, Ref) else leaf)
+    @abstractmethod
+    def compute(self, *inputs: Tensor) -> Any:
+        """The outputs for inputs that fit."""
+
+    @abstractmethod
+    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """See `watch`; the inputs fit."""
 
     def _check(self, inputs: Sequence[Any]) -> None:
         specs = self.program.inputs
@@ -146,10 +94,6 @@ class Int8Model(nn.Module):
                 )
 
 
-def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> Any:
-    return kernels.from_integers(integers, grid)
-
-
-def _snapshot(value: Any) -> Any:
+def snapshot(value: Any) -> Any:
     """A copy of a float tensor, which a later node may overwrite; sizes as they are."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.engines.groups import merge_groups
-from qat.quantization.engines.lowering import Function
+from qat.quantization.engines.kernels import Function
 from qat.quantization.engines.native import NativeKernels
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program.program import Node
@@ -46,4 +46,5 @@ class Fbgemm(NativeEngine):
     """PyTorch's FBGEMM kernels."""
 
     name = "fbgemm"
+    exact = True
     kernels = FbgemmKernels

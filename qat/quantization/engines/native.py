@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qat.quantization.engines.lowering import Function, Kernels
+from qat.quantization.engines.kernels import Function, Kernels
 from qat.quantization.engines.padding import widen
 from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams

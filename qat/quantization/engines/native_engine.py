@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qat.environment import isa
 from qat.quantization.engines.engine import Engine, Int8Model
-from qat.quantization.engines.lowering import lower
+from qat.quantization.engines.lowering import bind_steps
 from qat.quantization.engines.native import NativeKernels, missing, quantized_engine
 from qat.quantization.engines.padding import padded_layers, widen
 from qat.quantization.engines.probe import Saturation, probe
@@ -69,9 +69,9 @@ class NativeEngine(Engine):
                 )
         return None
 
-    def lower(self, program: Int8Program) -> Int8Model:
+    def bind(self, program: Int8Program) -> Int8Model:
         with quantized_engine(self.name):
-            return lower(program, self.kernels(), engine=self.name)
+            return bind_steps(program, self.kernels(), engine=self.name)
 
 
 @cache

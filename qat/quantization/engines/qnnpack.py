@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from qat.quantization.engines.lowering import Function, Kernels
+from qat.quantization.engines.kernels import Function, Kernels
 from qat.quantization.engines.native import NativeKernels, quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program.program import Int8Program, Node

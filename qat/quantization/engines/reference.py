@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.quantization.engines.engine import Engine, Int8Model
-from qat.quantization.engines.lowering import Function, Kernels, lower
+from qat.quantization.engines.kernels import Function, Kernels
+from qat.quantization.engines.lowering import bind_steps
 from qat.quantization.program.program import Int8Program, Node
 from qat.quantization.qparams import ACTIVATION_HIGH, ACTIVATION_LOW, QParams
 
@@ -28,12 +29,13 @@ class Reference(Engine):
     """Slow, exact, everywhere."""
 
     name = "reference"
+    exact = True
 
     def refusal(self, program: Int8Program) -> str | None:
         return None
 
-    def lower(self, program: Int8Program) -> Int8Model:
-        return lower(program, _ReferenceKernels(), engine=self.name)
+    def bind(self, program: Int8Program) -> Int8Model:
+        return bind_steps(program, _ReferenceKernels(), engine=self.name)
 
 
 def quantize(x: Tensor, grid: QParams) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from qat.quantization.engines.fbgemm import FbgemmKernels
-from qat.quantization.engines.lowering import Function
+from qat.quantization.engines.kernels import Function
 from qat.quantization.engines.native import pack_linear, quantized_engine
 from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program.program import Node

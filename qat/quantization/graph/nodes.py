@@ -27,6 +27,11 @@ def layer_name(node: GraphNode) -> str:
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
+def enclosing(layer: str) -> list[str]:
+    parts = layer.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
 def fx_value(module: nn.Module, node: Any) -> Tensor:
     """The parameter or buffer that a `get_attr` node reads."""
     value: Any = module
@@ -49,3 +54,13 @@ def rebind_device_(network: fx.GraphModule, device: torch.device) -> None:
         node.kwargs = {**node.kwargs, "device": device}
     if nodes:
         network.recompile()
+
+
+def ordered_kwargs(node: GraphNode) -> tuple[Any, ...]:
+    """Keyword arguments of a FOLLOW op in schema order; only ops whose kwargs continue their args have any."""
+    if not node.kwargs:
+        return ()
+    names = [a.name for a in node.target._schema.arguments]
+    return tuple(
+        node.kwargs[name] for name in names[len(node.args) :] if name in node.kwargs and name not in ("dtype", "alpha")
+    )

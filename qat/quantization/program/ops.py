@@ -2,6 +2,42 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """A float function of one tensor, which an engine computes between reading integers and writing them.
+
+    Args:
+        aten: the overload in captured graphs, without `aten.`.
+        function, in_place: the same on float32, into a new tensor and into the argument.
+    """
+
+    aten: str
+    function: Callable[..., Tensor]
+    in_place: Callable[..., Tensor]
+
+
+#: Every element-wise op: allow-list, kernel tables and lowering read this one.
+ELEMENTWISE: Mapping[str, Elementwise] = {
+    "int8.hardswish": Elementwise("hardswish.default", F.hardswish, lambda x: F.hardswish(x, inplace=True)),
+    "int8.hardsigmoid": Elementwise("hardsigmoid.default", F.hardsigmoid, lambda x: F.hardsigmoid(x, inplace=True)),
+    "int8.sigmoid": Elementwise("sigmoid.default", torch.sigmoid, torch.sigmoid_),
+    "int8.silu": Elementwise("silu.default", F.silu, lambda x: F.silu(x, inplace=True)),
+    "int8.leaky_relu": Elementwise(
+        "leaky_relu.default", F.leaky_relu, lambda x, slope=0.01: F.leaky_relu(x, slope, inplace=True)
+    ),
+    "int8.clamp": Elementwise("clamp.default", torch.clamp, torch.clamp_),
+}
+
 #: Layers with (x, weight, weight_scale, bias) as their first arguments.
 LAYER_OPS = ("int8.conv1d", "int8.conv2d", "int8.linear")
 
@@ -9,20 +45,22 @@ LAYER_OPS = ("int8.conv1d", "int8.conv2d", "int8.linear")
 TABLE_OPS = ("int8.embedding",)
 
 #: Element-wise ops and pools that may take a grid or float and return a grid or float.
-CHAIN_OPS = frozenset(
-    f"int8.{name}"
-    for name in "mul mean adaptive_avg_pool2d avg_pool2d hardswish hardsigmoid sigmoid silu leaky_relu clamp".split()
-)
+CHAIN_OPS = frozenset({*ELEMENTWISE, *(f"int8.{name}" for name in ("mul", "mean", "adaptive_avg_pool2d", "avg_pool2d"))})
 
 INT8_OPS = frozenset({*LAYER_OPS, *TABLE_OPS, *CHAIN_OPS, "int8.quantize", "int8.dequantize", "int8.add", "int8.cat"})
 
 #: Arithmetic on sizes.
-SIZE_OPS = frozenset(
-    {
-        *("size.add", "size.sub", "size.mul", "size.floordiv", "size.truediv", "size.mod", "size.neg"),
-        "size.getitem",
-    }
-)
+SIZES: Mapping[str, Callable[..., Any]] = {
+    "size.add": operator.add,
+    "size.sub": operator.sub,
+    "size.mul": operator.mul,
+    "size.floordiv": operator.floordiv,
+    "size.truediv": operator.truediv,
+    "size.mod": operator.mod,
+    "size.neg": operator.neg,
+    "size.getitem": operator.getitem,
+}
+SIZE_OPS = frozenset(SIZES)
 
 #: Float and shape ops by overload name. A list of ops, not a namespace: `aten` also holds ops that open files.
 ATEN_OPS = frozenset(

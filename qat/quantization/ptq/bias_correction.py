@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qat.quantization.fake_quantize import WeightFakeQuantize
+from qat.quantization.fake_quantize import StoredFakeQuantize
 from qat.quantization.graph.nodes import GraphNode, fx_value
 from qat.quantization.kernel_table import Role, argument
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.ranks import sum_over_ranks, world_size
 
 
@@ -42,7 +42,7 @@ class BiasCorrection(fx.Interpreter):
         if bias is not None:
             (x, weight, *rest), kwargs = self.fetch_args_kwargs_from_env(n)
             quantizer = self.prepared.network.get_submodule(str(n.args[1].target))  # type: ignore[union-attr]
-            assert isinstance(quantizer, WeightFakeQuantize)
+            assert isinstance(quantizer, StoredFakeQuantize)
             integers, scale = quantizer.quantize(weight)
             rounded = integers.to(weight.dtype) * scale.reshape(-1, *([1] * (weight.dim() - 1)))
             shift = value - n.target(x, rounded, *rest, **kwargs)  # type: ignore[operator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 
 
 class EMA(EMAWeightAveraging):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 
 

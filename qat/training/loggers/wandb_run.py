@@ -30,8 +30,7 @@ INIT_TIMEOUT = 30.0
 #: W&B's registry of models, which every organization has.
 REGISTRY = "wandb-registry-model"
 
-#: Stages that train; each has its own step.
-STAGES = ("fp32", "qat")
+STAGES = ("fp32", "qat")  # those that train; each has its own step
 
 
 class WandbRun(Logger):

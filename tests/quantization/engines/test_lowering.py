@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from qat.quantization.engines import ENGINES, lower
-from qat.quantization.engines.engine import Step
+from qat.quantization.engines.steps import Step
 from qat.quantization.program.ops import INT8_OPS, SIZE_OPS, TABLE_OPS
 from qat.quantization.program.program import Ref, TensorRef
-from tests.quantization.programs import LAYERS, OPS, Writer, op_program
+from tests.quantization.programs import LAYERS, OPS, Writer, bound, op_program
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
@@ -60,7 +60,7 @@ def test_an_argument_may_stand_twice(engine: str) -> None:
 
 @ENGINE
 def test_values_are_freed_after_their_last_use(engine: str) -> None:
-    model = lower(op_program("cat", target="any"), engine)
+    model = bound(op_program("cat", target="any"), engine)
     freed = [slot for step in model._steps for slot in step.dead]
     assert len(freed) == len(set(freed))
     assert {slot for step in model._steps for slot in step.sources} == set(freed)
@@ -72,7 +72,7 @@ def test_values_do_not_outlive_their_last_use() -> None:
     y = Ref("x0")
     for _ in range(6):
         y = writer.add("aten.exp.default", writer.add("aten.neg.default", y))
-    model = lower(writer.finish(y), "reference")
+    model = bound(writer.finish(y), "reference")
     made: list[weakref.ref[torch.Tensor]] = []
     alive = []
 
@@ -89,10 +89,3 @@ def test_values_do_not_outlive_their_last_use() -> None:
     model(torch.randn(2, 4))
     assert len(made) == 12
     assert max(alive) == 1
-
-
-def test_fbgemm_quantizes_inside_its_float_linear() -> None:
-    """The quantize of a float tensor that only such linears read is not run on its own."""
-    program = LAYERS["linear float 37"].program()
-    assert [step.name for step in lower(program, "reference")._steps] == [node.name for node in program.nodes]
-    assert [step.name for step in lower(program, "fbgemm")._steps] == [program.nodes[-1].name]

@@ -41,7 +41,7 @@ def test_siblings_become_one_layer_with_the_same_numbers() -> None:
         x = extreme_input((3, 5, 12))
         # lowering merges as well, so the parts are computed one by one here
         parts = [_alone(program, i)(x) for i in range(len(biases))]
-        for got, expected in zip(Reference().lower(program)(x), parts, strict=True):
+        for got, expected in zip(Reference().bind(program)(x), parts, strict=True):
             assert torch.equal(got, expected)
 
 
@@ -50,7 +50,7 @@ def _alone(program: Int8Program, index: int) -> torch.nn.Module:
     layers = list(program.layers())
     nodes = tuple(node for node in program.nodes if node not in layers or node is layers[index])
     used = {ref.name for ref in layers[index].args[1:] if ref is not None}
-    return Reference().lower(
+    return Reference().bind(
         Int8Program(
             inputs=program.inputs,
             nodes=nodes,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import qat
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 
 
 def cancelling() -> nn.Module:
@@ -45,7 +45,7 @@ def test_bias_correction_moves_biases_by_the_mean_over_batches() -> None:
     assert layer.bias is not None
     prepared = qat.prepare(model, (batches[0],))
     qat.calibrate(prepared, batches)
-    integers, scale = next(prepared.stored_fake_quantizes()).quantize(layer.weight)
+    integers, scale = next(prepared.stored_fake_quantizes())[1].quantize(layer.weight)
     error = layer.weight - integers * scale.reshape(-1, 1, 1, 1)
     expected = layer.bias + torch.stack([nn.functional.conv2d(x, error).mean((0, 2, 3)) for x in batches]).mean(0)
     state = dict(prepared.network.named_parameters())

@@ -7,9 +7,10 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from qat.quantization.prepare import PreparedModel
+from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.training.callbacks.quantization import ScheduleCallback
+from tests.quantization.networks import observed
 from tests.trainings import quick_fit, small_module, small_prepared
 
 Switches = set[tuple[bool, bool]]
@@ -28,7 +29,7 @@ class Watch(Callback):
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self.train.append(self.switches())
-        assert {weight.quantizing for weight in self.prepared.stored_fake_quantizes()} == {q for _, q in self.switches()}
+        assert {weight.quantizing for _, weight in self.prepared.stored_fake_quantizes()} == {q for _, q in self.switches()}
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self.val.append(self.switches())
@@ -59,7 +60,7 @@ def test_observers_rest_in_validation(tmp_path: Path) -> None:
             self.pairs: list[list[torch.Tensor]] = []
 
         def read(self) -> torch.Tensor:
-            return torch.stack([torch.stack(module.observer.range()) for _, module in prepared.fake_quantizes()])
+            return torch.stack([torch.stack(observed(module).range()) for _, module in prepared.fake_quantizes()])
 
         def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             self.pairs.append([self.read()])
