@@ -77,8 +77,8 @@ class PreparedModel(nn.Module):
                 raise CalibrationError(f"tensor {name!r}: {error}") from None
             if name in self.placement.absorbed and grids[name].zero_point != ACTIVATION_LOW:
                 raise ConvertError(
-                    f"tensor {name!r} is never negative, and the clamp of its grid makes it so: the grid has to start at 0, got "
-                    f"zero point {grids[name].zero_point}. Its fake quantization has to see that"
+                    f"tensor {name!r} is never negative, and the clamp of its grid makes it so: the grid has to start at 0, "
+                    f"got zero point {grids[name].zero_point}. Its fake quantization has to see that"
                 )
         return grids
 
