@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 
 from qat.pipeline.run_folder import LOCK
 from tests.contract import check_report
@@ -69,7 +68,6 @@ def test_grid_runs_all_jobs_in_folders_of_their_own_and_ends_with_the_code_of_th
     _check_two_jobs(found, tmp_path / "sweep")
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "1", "jobs.csv", "comparison.html", "multirun.yaml"}
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
-    assert yaml.safe_load((tmp_path / "sweep" / "1" / "config.yaml").read_text())["group"] == "sweep"
 
 
 @pytest.mark.parametrize(

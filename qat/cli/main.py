@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +163,19 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
         sys.exit(end.code if end.code not in (1, "1") else code[0])
 
 
+def place_in_sweep_(config: DictConfig, overrides: Sequence[str], *, output: str, sweep: str) -> None:
+    """Let the jobs of one sweep lie in its folder, and W&B show them together; what the user names stays."""
+    if not any(key_of(override) == "output" for override in overrides):
+        config.output = output
+    if "group" in config.logger:
+        config.logger.group = config.logger.group or Path(sweep).name
+
+
 def _typed(config: DictConfig) -> Config:
     """The composed configuration as the plain dataclass that the flow takes."""
     own = HydraConfig.get()
-    if own.mode is RunMode.MULTIRUN:  # jobs of one sweep lie in its folder, and W&B shows them together
-        if not any(override.lstrip("+").startswith("output=") for override in own.overrides.task):
-            config.output = own.runtime.output_dir
-        if "group" in config.logger:
-            config.logger.group = config.logger.group or Path(own.sweep.dir).name
+    if own.mode is RunMode.MULTIRUN:
+        place_in_sweep_(config, own.overrides.task, output=own.runtime.output_dir, sweep=own.sweep.dir)
     if found := value_mistakes(config):
         raise ConfigError("\n".join(found))
     OmegaConf.resolve(config)

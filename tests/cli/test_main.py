@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from qat.cli import main as cli
 from qat.cli.recipes import recipes
-from qat.config import CHOICES
+from qat.config import CHOICES, empty_config
 from tests.contract import check_report
 from tests.runs import TINY, call, tiny_overrides, train
 
@@ -233,6 +234,18 @@ def test_key_that_the_schema_leaves_open_needs_no_plus(monkeypatch: pytest.Monke
     monkeypatch.setattr("qat.cli.main._train", lambda config, _: (tmp_path / "seen").write_text(repr(config.model.options)))
     assert train(["recipe=digits_resnet", "model.options.drop_rate=0.1", "model.options.layers=[1,1]"], monkeypatch) == 0
     assert (tmp_path / "seen").read_text() == "{'drop_rate': 0.1, 'layers': [1, 1]}"
+
+
+@pytest.mark.parametrize("logger", ["wandb", "csv"])
+def test_jobs_of_a_sweep_lie_in_its_folder_and_share_a_group(logger: str) -> None:
+    config = OmegaConf.structured(empty_config({"logger": logger}))
+    cli.place_in_sweep_(config, ["qat.lr=1"], output="multirun/x/3", sweep="multirun/x")
+    assert config.output == "multirun/x/3"
+    assert config.logger == ({"project": "qat", "group": "x", "tags": []} if logger == "wandb" else {})
+    named = OmegaConf.structured(empty_config({"logger": "wandb"}))
+    named.output, named.logger.group = "own", "mine"
+    cli.place_in_sweep_(named, ["+output=own"], output="multirun/x/3", sweep="multirun/x")
+    assert (named.output, named.logger.group) == ("own", "mine")
 
 
 def test_completion_offers_groups_choices_and_keys() -> None:

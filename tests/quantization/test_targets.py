@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from qat.config import CHOICES
 from qat.config.run import QuantizationConfig
 from qat.errors import ConfigError
 from qat.quantization.engines import ENGINES
@@ -31,13 +30,11 @@ def test_target_names_engines_that_exist(target: Target) -> None:
 
 @TARGET
 def test_target_is_a_choice_of_the_configuration(target: Target) -> None:
-    file = Path(__file__).parents[2] / "conf" / "quantization" / f"{target.name}.yaml"
-    assert yaml.safe_load(file.read_text()) == {"target": target.name}
+    assert CHOICES["quantization"][target.name] == QuantizationConfig(target=target.name)
 
 
 def test_choices_of_the_configuration_are_targets() -> None:
-    files = (Path(__file__).parents[2] / "conf" / "quantization").glob("*.yaml")
-    assert {file.stem for file in files} == TARGETS.keys()
+    assert CHOICES["quantization"].keys() == TARGETS.keys()
     assert QuantizationConfig().target == "x86"
 
 

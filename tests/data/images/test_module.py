@@ -136,7 +136,7 @@ def test_limit_is_stratified() -> None:
     [
         ({"batch_size": 0}, "data.batch_size must be at least 1"),
         ({"limit_test": 0}, "data.limit_test must be at least 1"),
-        ({"workers": -1}, "data.workers must be at least 0"),
+        ({"num_workers": -1}, "data.num_workers must be at least 0"),
         ({"val_fraction": 1.0}, "data.val_fraction must lie between 0 and 1"),
         ({"corrupt_budget": 5}, "data.corrupt_budget is a fraction"),
         ({"batch_size": 101}, "data.batch_size=101, but digits has 100 training samples"),
