@@ -135,7 +135,16 @@ def test_choice_composes_and_says_what_it_is(group: str, choice: str) -> None:
         assert any(line.startswith("# ") and "@package" not in line for line in file.read_text().splitlines()[:2])
 
 
-@pytest.mark.parametrize(("group", "choice"), sorted({*CHOICES} - _of_recipes() - COMPOSED))
+#: Groups whose choices need a run of their own every time; the others differ in little that other tests do not train.
+OFTEN = ("model", "data", "callbacks")
+
+
+def _trained() -> list[Any]:
+    found = sorted({*CHOICES} - _of_recipes() - COMPOSED)
+    return [pytest.param(*pair, marks=[] if pair[0] in OFTEN else pytest.mark.slow) for pair in found]
+
+
+@pytest.mark.parametrize(("group", "choice"), _trained())
 def test_choice_trains_to_an_artifact(group: str, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if choice == "tensorboard":
         pytest.importorskip("tensorboard")
