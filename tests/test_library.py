@@ -57,6 +57,14 @@ def test_library_trains_converts_and_deploys_without_lightning_and_hydra(tmp_pat
     assert found.returncode == 0, found.stderr
 
 
+def test_every_public_name_has_a_home_that_has_it() -> None:
+    import qat
+
+    assert qat._HOMES.keys() == {*qat.__all__}
+    assert all(getattr(qat, name).__name__ == name for name in qat.__all__)
+    assert {*qat.__all__} <= {*dir(qat)}
+
+
 def test_public_names_exist_and_are_documented() -> None:
     import qat
 

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from qat.cli.names import key_of
+from qat.cli.names import key_of, refuse_earlier
 from qat.cli.recipes import folder, register
 from qat.config import CHOICES, MISSING, Config, mistakes, model_for
 from qat.errors import ConfigError, near
@@ -63,13 +63,14 @@ def compose_config(overrides: Sequence[str]) -> Config:
         ConfigError: with all that is wrong, one line each.
     """
     overrides = completed(overrides)
+    refuse_earlier(overrides)
     check(overrides)
     given = {key_of(override): override.partition("=")[2] for override in overrides}
+    if "output" not in given:
+        raise ConfigError("output is missing; give output=FOLDER, the same for every rank")
     with hydra.initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
         config = hydra.compose("config", overrides=list(overrides))
     config.recipe = given.get("recipe") or given.get("data")
-    if "output" not in given:
-        raise ConfigError("output is missing; give output=FOLDER, the same for every rank")
     OmegaConf.resolve(config)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, Config)
@@ -205,7 +206,13 @@ def completed(arguments: Sequence[str]) -> list[str]:
     if "--help" in found and not given.keys() & {"data", "recipe"}:
         found.append("data=folder")
     if "data" in given and not given.keys() & {"model", "recipe"}:
-        node = CHOICES["data"].get(given["data"])
-        if node is not None and model_for(type(node)) != "timm":
-            found.append(f"model={model_for(type(node))}")
+        source = CHOICES["data"].get(_source_of(given["data"]))
+        if source is not None and model_for(type(source)) != "timm":
+            found.append(f"model={model_for(type(source))}")
     return found
+
+
+def _source_of(data: str) -> str:
+    """The kind of source that a choice of `data` is, or that its file begins with."""
+    file = folder("conf") / "data" / f"{data}.yaml"
+    return str(OmegaConf.select(OmegaConf.load(file), "defaults[0]")) if file.is_file() else data

@@ -22,7 +22,7 @@ from rich.markup import escape
 from qat.cli.check import check, completed, plain_overrides, value_mistakes
 from qat.cli.names import key_of, refuse_earlier
 from qat.cli.recipes import folder, register
-from qat.config import Config, with_rates
+from qat.config import Config
 from qat.config.training import TorchrunConfig
 from qat.errors import ConfigError, QatError, SweepEnded
 
@@ -184,7 +184,7 @@ def _typed(config: DictConfig) -> Config:
         raise ConfigError(
             f"the configuration is a {type(typed).__name__}, not the schema; do not remove `schema` from defaults"
         )
-    return with_rates(typed)
+    return typed
 
 
 for _name in ("hydra", "timm"):

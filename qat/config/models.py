@@ -122,8 +122,9 @@ class ModuleConfig(ModelConfig):
             the raw outputs that its decoder reads. It is called with `options`, and with `num_classes` when it takes that.
         image_size, in_channels: of the input.
         mean, std: of pixels in [0, 1]; null takes those of ImageNet, or 0.5 for grey images.
-        crop_pct: share of the resized image that the input shows.
-        crop_mode, interpolation: of the preprocessing.
+        crop_pct: share of the resized image that the input shows; null takes 0.875, and for detectors 1, which see all of it.
+        crop_mode: null takes `center`, and for detectors `border` (letterbox).
+        interpolation: of the preprocessing.
         postprocessing: for detection the decoder, `{kind: queries, activation: sigmoid}` or a whole record, see
             `qat.deploy.postprocess`.
     """
@@ -133,7 +134,7 @@ class ModuleConfig(ModelConfig):
     in_channels: int = between(3, 1)
     mean: list[float] | None = None
     std: list[float] | None = None
-    crop_pct: float = between(0.875, 0.01, 1)
-    crop_mode: str = one_of("center", "center", "squash", "border")
+    crop_pct: float | None = between(None, 0.01, 1)
+    crop_mode: str | None = one_of(None, "center", "squash", "border")
     interpolation: str = one_of("bilinear", "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
     postprocessing: dict[str, Any] = field(default_factory=dict)

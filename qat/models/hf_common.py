@@ -55,6 +55,27 @@ def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConf
     return config
 
 
+def fresh_model(head: Any, known: Mapping[Any, Any], config: PretrainedConfig, *, what: str) -> Any:
+    """A fresh network with a head.
+
+    Args:
+        head: an `AutoModelFor...`.
+        known: transformers' table of the configurations that have such a head.
+        what: what the table holds, in words.
+
+    Raises:
+        ConfigError: the type has no such head, or options that do not fit each other.
+    """
+    if type(config) not in known:
+        types = [other.model_type for other in known]
+        raise ConfigError(f"{config.model_type!r} is no {what} of transformers.{near(config.model_type, types)}")
+    try:
+        return head.from_config(config)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        reason = str(error)[:400]
+        raise ConfigError(f"transformers cannot build {config.model_type!r} with these model.options: {reason}") from error
+
+
 def local_folder(path: str) -> Path:
     """The folder of a Hugging Face model; `ConfigError` when it holds none."""
     folder = Path(path)

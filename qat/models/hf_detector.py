@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection, PretrainedConfig
 
 from qat.data.detection.source import BoxSource
-from qat.errors import ConfigError, near
+from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
-from qat.models.hf_common import fresh_config, image_processor, load_pretrained, local_folder, model_name
+from qat.models.hf_common import fresh_config, fresh_model, image_processor, load_pretrained, local_folder, model_name
 
 #: Fields of the output that the loss reads, for types that need more than logits and boxes.
 FIELDS = {"rf_detr": ("logits", "pred_boxes", "enc_outputs_class", "enc_outputs_coord_logits")}
@@ -125,13 +125,7 @@ def build_hf_detector(
         )
     else:
         config = fresh_config(name, settings)
-        if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
-            types = [known.model_type for known in MODEL_FOR_OBJECT_DETECTION_MAPPING]
-            raise ConfigError(f"{name!r} is no detector of transformers.{near(name, types)}")
-        try:
-            model = AutoModelForObjectDetection.from_config(config)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, RuntimeError, IndexError) as error:  # options that do not fit each other
-            raise ConfigError(f"transformers cannot build {name!r} with these model.options: {str(error)[:400]}") from error
+        model = fresh_model(AutoModelForObjectDetection, MODEL_FOR_OBJECT_DETECTION_MAPPING, config, what="detector")
     record = _preprocessing(processor, image_size=image_size, crop_mode=crop_mode, mean=mean, std=std)
     height, width = record["height"], record["width"]
     _check_queries(model.config, height, width, name)

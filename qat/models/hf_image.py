@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
 
 from qat.data.source import ImageSource
-from qat.errors import ConfigError, near
+from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
-from qat.models.hf_common import fresh_config, image_processor, load_pretrained, local_folder, model_name
+from qat.models.hf_common import fresh_config, fresh_model, image_processor, load_pretrained, local_folder, model_name
 
 #: Height and width where neither configuration nor processor states any.
 DEFAULT_SIZE = 224
@@ -68,19 +68,14 @@ def build_hf_image(
         processor = image_processor(source, local=path is not None)
         model = load_pretrained(AutoModelForImageClassification, source, local=path is not None, settings=settings)
     else:
-        config = fresh_config(name, settings if image_size is None else {**settings, **_sized(name, image_size)})
-        if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-            types = [known.model_type for known in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
-            raise ConfigError(f"{name!r} is no image classifier of transformers.{near(name, types)}")
-        try:
-            model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, RuntimeError, IndexError) as error:  # options that do not fit each other
-            raise ConfigError(f"transformers cannot build {name!r} with these model.options: {str(error)[:400]}") from error
-    record = preprocessing(processor, model.config, image_size=image_size)
-    for key, value in (("mean", mean), ("std", std), ("crop_mode", crop_mode), ("interpolation", interpolation)):
-        record |= (
-            {} if value is None else {key: list(value) if isinstance(value, Sequence) and key in ("mean", "std") else value}
+        sized = settings if image_size is None else {**settings, **_sized(name, image_size)}
+        config = fresh_config(name, sized)
+        model = fresh_model(
+            AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, config, what="image classifier"
         )
+    record = preprocessing(processor, model.config, image_size=image_size)
+    given = {"mean": mean and list(mean), "std": std and list(std), "crop_mode": crop_mode, "interpolation": interpolation}
+    record |= {key: value for key, value in given.items() if value is not None}
     network = ImageClassifier(model.train())
     example = torch.randn(2, 3, record["height"], record["width"], generator=torch.Generator().manual_seed(0))
     _check_size(network, example, name)

@@ -1,7 +1,7 @@
 """A user's own network, or one of torchvision: any function that returns an `nn.Module`.
 
 model=module model.target=mypackage.nets:build
-model=module model.target=torchvision.models:resnet18 "model.options={weights: DEFAULT}"
+model=module model.target=torchvision.models:resnet18
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def build_module(
     in_channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    crop_pct: float = 0.875,
-    crop_mode: str = "center",
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
     interpolation: str = "bilinear",
     postprocessing: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -55,7 +55,8 @@ def build_module(
         target: `package.module:function` (or a class), looked for in the current folder as well. It is called with `options`,
             and with `num_classes` when it takes that.
         path: weights of the whole network; a last layer for another number of classes is refused.
-        image_size, in_channels, mean, std, crop_pct, crop_mode, interpolation: how an input is made of an image.
+        image_size, in_channels, mean, std, interpolation: how an input is made of an image.
+        crop_pct, crop_mode: likewise; None is 0.875 around the centre, and a letterbox for detectors, which see all of it.
         postprocessing: for detection, a record of `qat.deploy.postprocess`; `height`, `width`, `activation` and `limit` of
             `kind: queries` have defaults.
 
@@ -65,14 +66,17 @@ def build_module(
     built = _call(target, {**(options or {})}, classes=len(data.labels))
     if path is not None:
         load_weights_(built, weights_file(Path(path)), classifiers=())
-    resized = round(image_size / crop_pct)
+    detects = task == "detection"
+    if detects and (crop_mode == "center" or crop_pct not in (None, 1.0)):
+        raise ConfigError("a detector sees the whole image: model.crop_mode is border or squash, and model.crop_pct is 1")
+    resized = round(image_size / (crop_pct or (1.0 if detects else 0.875)))
     record = {
         "kind": "image",
         "channels": in_channels,
         "height": image_size,
         "width": image_size,
         "resize": {"height": resized, "width": resized},
-        "crop_mode": crop_mode,
+        "crop_mode": crop_mode or ("border" if detects else "center"),
         "interpolation": interpolation,
         "value_range": [0, 1],
         "mean": [float(x) for x in (MEAN.get(in_channels, (0.5,) * in_channels) if mean is None else mean)],
@@ -80,9 +84,9 @@ def build_module(
     }
     example = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     outputs = _run(built, example, target)
-    detects: dict[str, Any] = {}
-    if task == "detection":
-        detects = _detection(built, outputs, {**(postprocessing or {})}, image_size, target)
+    task_options: dict[str, Any] = {}
+    if detects:
+        task_options = _detection(built, outputs, {**(postprocessing or {})}, image_size, target)
     elif not (isinstance(outputs, torch.Tensor) and outputs.shape == (2, len(data.labels))):
         found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ConfigError(
@@ -94,7 +98,7 @@ def build_module(
         module=built,
         example_inputs=(example,),
         preprocessing=record,
-        task_options=detects,
+        task_options=task_options,
     )
 
 

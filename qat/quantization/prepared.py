@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qat.errors import CalibrationError, ConfigError, ConvertError, SchemeError, near
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
 from qat.quantization.graph.capture import InputSpec
-from qat.quantization.graph.nodes import rebind_device_
+from qat.quantization.graph.nodes import GraphNode, rebind_device_
 from qat.quantization.placement import Placement
 from qat.quantization.qparams import ACTIVATION_LOW, QParams
 from qat.quantization.targets import renamed
@@ -56,11 +56,9 @@ class PreparedModel(nn.Module):
 
     def fake_quantizes(self) -> Iterator[tuple[str, ActivationFakeQuantize]]:
         """Every activation's fake quantization with the name of the tensor it stands behind."""
-        for node in self.network.graph.nodes:
-            if node.op == "call_module":
-                module = self.network.get_submodule(node.target)
-                if isinstance(module, ActivationFakeQuantize):
-                    yield node.args[0].name, module
+        for node, module in self._calls():
+            if isinstance(module, ActivationFakeQuantize):
+                yield node.args[0].name, module
 
     def grids(self) -> dict[str, QParams]:
         """The grid of every activation by the name of its tensor.
@@ -84,12 +82,16 @@ class PreparedModel(nn.Module):
 
     def stored_fake_quantizes(self) -> Iterator[tuple[str, StoredFakeQuantize]]:
         """The fake quantization of every stored weight and table, with the name of the stored tensor."""
+        for node, module in self._calls():
+            if isinstance(module, StoredFakeQuantize):
+                stored = node.args[0].args[0] if module.behind_lookup else node.args[0]
+                yield str(stored.target), module
+
+    def _calls(self) -> Iterator[tuple[GraphNode, nn.Module]]:
+        """The fake quantizations in the order of the graph."""
         for node in self.network.graph.nodes:
             if node.op == "call_module":
-                module = self.network.get_submodule(node.target)
-                if isinstance(module, StoredFakeQuantize):
-                    stored = node.args[0].args[0] if module.behind_lookup else node.args[0]
-                    yield str(stored.target), module
+                yield node, self.network.get_submodule(node.target)
 
     def quantizers(self) -> Iterator[tuple[str, ActivationFakeQuantize | StoredFakeQuantize]]:
         """Every fake quantization with the name of its tensor: of the graph for activations, of the state dict for weights (one

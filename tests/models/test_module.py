@@ -106,6 +106,7 @@ def test_detector_has_its_own_criterion_and_a_named_decoder() -> None:
     record = built.task_options["postprocessing"]
     assert record == {"kind": "queries", "activation": "softmax", "limit": 100, "height": 32, "width": 32}
     outputs = built.module(*built.example_inputs)
+    assert (built.preprocessing["crop_mode"], built.preprocessing["resize"]) == ("border", {"height": 32, "width": 32})
     assert float(built.task_options["criterion"](outputs, [1], [1, 2]).detach()) == 3.0
 
 
@@ -122,6 +123,8 @@ def test_detector_has_its_own_criterion_and_a_named_decoder() -> None:
         ("Boxes", {}, "returns tuple for 2 images"),
         ("Net", {"task": "detection"}, "has an attribute `criterion`"),
         ("Boxes", {"task": "detection"}, "postprocessing"),
+        ("Boxes", {"task": "detection", "crop_mode": "center"}, "sees the whole image"),
+        ("Boxes", {"task": "detection", "crop_pct": 0.9}, "sees the whole image"),
         ("Boxes", {"task": "detection", "postprocessing": {"kind": "dense"}}, "postprocessing"),
     ],
     ids=str,

@@ -162,7 +162,7 @@ def _read(root: Path, split: str, file: str, images: str, repaired: list[str]) -
 def _content(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        raise DataError(f"there is no annotation file {path}.{near(path.name, siblings)} Name it as data.options.{split}=...")
+        raise DataError(f"there is no annotation file {path}.{near(path.name, siblings)} Name it as data.{split}=...")
     try:
         content = json.loads(path.read_text())
         lists = {key: content[key] for key in ("images", "annotations", "categories")}

@@ -139,7 +139,7 @@ def _label_file(folder: Path, given: str) -> tuple[str, ...]:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
         content = content[key] if key else content
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"data.options.labels={given!r}: {folder / name} holds no such list: {error!r}") from error
+        raise ConfigError(f"data.labels={given!r}: {folder / name} holds no such list: {error!r}") from error
     if not isinstance(content, list):
-        raise ConfigError(f"data.options.labels={given!r} is no list; name one of its keys as 'file:key'")
+        raise ConfigError(f"data.labels={given!r} is no list; name one of its keys as 'file:key'")
     return tuple(str(label) for label in content)

@@ -29,7 +29,7 @@ def grammar_source(*, kind: str = "sentences", train: int = 1200, test: int = 40
         seed: of the choice of words; train and test never share a sentence.
     """
     if kind not in _MAKERS:
-        raise ConfigError(f"unknown data.options.kind {kind!r}.{near(kind, _MAKERS)}")
+        raise ConfigError(f"unknown data.kind {kind!r}.{near(kind, _MAKERS)}")
     labels, make = _MAKERS[kind]
     rng = random.Random(seed)
     seen: set[str] = set()

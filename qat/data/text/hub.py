@@ -49,7 +49,7 @@ def _load(name: str, config_name: str | None, split: str) -> Any:
     except Exception as error:  # datasets, huggingface_hub and httpx raise their own types
         raise DataError(
             f"the split {split!r} of the data set {name!r} cannot be had from the hub: {error}\n"
-            "Without network give local files: data.source=text data.root=FOLDER."
+            "Without network give local files: data=text data.root=FOLDER."
         ) from error
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from qat.errors import QatError
 from qat.files import atomic_write
+from qat.training.callbacks.best import KeepBest
 from qat.training.callbacks.preemption import Preemption
 
 
@@ -101,8 +102,8 @@ def load_weights(path: Path) -> dict[str, Any]:
     except Exception as error:  # pickle, zip and torch raise unrelated types for a damaged file
         raise QatError(f"{path} cannot be read as a checkpoint: {type(error).__name__}") from error
     weights = {k.removeprefix("model."): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith("model.")}
-    for state in checkpoint.get("callbacks", {}).values():  # `KeepBest` trains on with the last ones and means the best
-        weights = state.get("weights") or weights if isinstance(state, dict) else weights
+    best = checkpoint.get("callbacks", {}).get(KeepBest.__qualname__, {})  # it trains on with the last ones and means the best
+    weights = best.get("weights") or weights
     if not weights:
         raise QatError(f"{path} is no checkpoint of a training run")
     return weights

@@ -246,7 +246,7 @@ def test_coco_identity_tells_every_property_of_a_box(tmp_path: Path, change: dic
 
 
 def test_coco_refuses_a_named_validation_file_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no annotation file .*instances_vol\.json.*data\.options\.val="):
+    with pytest.raises(DataError, match=r"no annotation file .*instances_vol\.json.*data\.val="):
         coco_source(write_coco(tmp_path), val="annotations/instances_vol.json")
 
 
