@@ -15,10 +15,10 @@ from torch import nn
 
 import qat
 from qat.cli.recipes import folder, recipes, register
-from qat.config.data import HuggingFaceConfig, TextConfig
+from qat.config.data import HuggingFaceConfig, TextConfig, TextHubConfig
 from tests.data.images.stand_ins import parquet
 from tests.data.samples import write_folder
-from tests.data.text.stand_ins import text_stand_in
+from tests.data.text.stand_ins import serve_hub, text_stand_in
 from tests.models.detectors import DETECTORS
 from tests.runs import TINY, TINY_SHAPES, TINY_TEXT, tiny_overrides, train
 
@@ -71,6 +71,8 @@ def _folder(root: Path) -> list[str]:
 
 FILES = TextConfig(train="a.tsv", test="b.tsv")
 
+HUB = TextHubConfig(name="someone/sentences")
+
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8}
 
 
@@ -101,6 +103,7 @@ NEEDS: dict[tuple[str, str], Callable[[Path], list[str]]] = {
         "data.train=a.tsv",
         "data.test=b.tsv",
     ],
+    ("data", "text_hub"): lambda _: [*tiny_overrides(Path("run"), base=_texts()), f"data.name={HUB.name}"],
     ("optimizer", "timm"): lambda _: ["optimizer.name=lamb"],
     ("quantization", "arm"): lambda _: ["engines=[qnnpack]"],
     ("quantization", "any"): lambda _: ["engines=[qnnpack]"],
@@ -113,8 +116,8 @@ def _texts() -> dict[str, Any]:
     return {key: value for key, value in TINY_TEXT.items() if key not in ("data.train", "data.test")}
 
 
-#: Choices that a machine without network or GPU only composes.
-COMPOSED = {("data", "text_hub"), ("trainer", "gpu")}
+#: Choices that a machine without a GPU only composes.
+COMPOSED = {("trainer", "gpu")}
 
 
 def test_choices_were_found() -> None:
@@ -151,6 +154,7 @@ def test_choice_trains_to_an_artifact(group: str, choice: str, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")  # so that pytest takes back what the run sets
+    serve_hub(monkeypatch, HUB)
     given = NEEDS.get((group, choice), _nothing)(tmp_path / "stand-in")
     base = given if any(argument.startswith("output=") for argument in given) else [*_digits(), *given]
     arguments = [argument for argument in base if argument.partition("=")[0] not in (group, "debug")]

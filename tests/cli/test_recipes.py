@@ -30,7 +30,7 @@ from qat.errors import ConfigError
 from tests.contract import check_report
 from tests.data.detection.stand_ins import coco_stand_in, small_detector
 from tests.data.images.stand_ins import parquet
-from tests.data.text.stand_ins import small_bert, text_stand_in
+from tests.data.text.stand_ins import serve_hub, small_bert, text_stand_in
 from tests.runs import train
 
 FILES = sorted(folder("recipes").rglob("*.yaml"))
@@ -58,11 +58,14 @@ def _stand_in(name: str) -> str:
     return tests[0] if tests else "test_efficientnet"
 
 
-def _data(root: Path, data: DataConfig) -> list[str]:
-    """Overrides that replace the recipe's data."""
+def _data(root: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides that replace the recipe's data; those of the hub are served in its place."""
     if isinstance(data, CocoConfig):
         return coco_stand_in(root, data)
-    if isinstance(data, TextConfig | TextHubConfig):
+    if isinstance(data, TextHubConfig):
+        serve_hub(monkeypatch, data)
+        return []
+    if isinstance(data, TextConfig):
         return text_stand_in(root, data)
     if isinstance(data, HuggingFaceConfig):
         return parquet(root, data)
@@ -109,7 +112,7 @@ def test_recipe_trains_to_a_verified_artifact(name: str, tmp_path: Path, monkeyp
         f"recipe={name}",
         "debug=smoke",
         *_model(tmp_path / "model", recipe.model),
-        *_data(tmp_path / "data", recipe.data),
+        *_data(tmp_path / "data", recipe.data, monkeypatch),
         "trainer=cpu",
         "quantization.observer=moving_average",
         "progress=false",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import datasets
+import pytest
 from transformers import BertConfig, BertModel
 
 from qat.config.data import TextConfig, TextHubConfig
 from qat.data.text.grammar import grammar_source
-from qat.data.text.source import Question, Sentence, Tagged, TextTable
+from qat.data.text.source import Example, Question, Sentence, Tagged, TextTable
 from qat.models.tokenizer import learn_tokenizer
 
 _KINDS = {"text_classification": "sentences", "token_classification": "tags", "question_answering": "questions"}
@@ -31,31 +34,47 @@ def small_bert(root: Path) -> Path:
     return root
 
 
-def text_stand_in(root: Path, data: TextConfig | TextHubConfig) -> list[str]:
-    """Files in the layout that the recipe reads, and the overrides that name them."""
+def text_stand_in(root: Path, data: TextConfig) -> list[str]:
+    """Files in the layout that the recipe reads, and the override that names their folder."""
     root.mkdir()
-    squad = isinstance(data, TextHubConfig) and "squad" in data.name
-    tagged = isinstance(data, TextConfig) and data.train.endswith(".conll")
-    source = grammar_source(kind="questions" if squad else "tags" if tagged else "sentences", train=60, test=24)
-    tables = {"train": source.train, "val": source.test, "test": source.test}
-    if isinstance(data, TextConfig):
-        for split, table in tables.items():
-            if (file := getattr(data, split)) is not None:
-                _write(root / file, table, data, source.labels)
-        if data.labels is not None:
-            file, _, key = data.labels.partition(":")
-            (root / file).write_text(json.dumps({key: source.labels} if key else source.labels))
-        return [f"data.root={root}"]
-    suffix = ".json" if squad else ".tsv"
-    for split in ("train", "test"):
-        _write(root / f"{split}{suffix}", tables[split], data, source.labels)
-    columns = [f"data.text_column={data.text_column}", f"data.pair_column={data.pair_column or 'null'}"]
-    return ["data=text", f"data.root={root}", *columns, *(f"data.{split}={split}{suffix}" for split in ("train", "test"))]
+    source = grammar_source(kind="tags" if data.train.endswith(".conll") else "sentences", train=60, test=24)
+    for split, table in {"train": source.train, "val": source.test, "test": source.test}.items():
+        if (file := getattr(data, split)) is not None:
+            _write(root / file, table, data, source.labels)
+    if data.labels is not None:
+        file, _, key = data.labels.partition(":")
+        (root / file).write_text(json.dumps({key: source.labels} if key else source.labels))
+    return [f"data.root={root}"]
 
 
-def _write(path: Path, table: TextTable, data: TextConfig | TextHubConfig, labels: tuple[str, ...]) -> None:
+def serve_hub(monkeypatch: pytest.MonkeyPatch, data: TextHubConfig) -> None:
+    """Let the hub hold the generated language under the name, splits and columns that the recipe reads."""
+    source = grammar_source(kind="questions" if "squad" in data.name else "sentences", train=60, test=24)
+    tables = {data.train_split: source.train, data.test_split: source.test}
+
+    def load_dataset(name: str, config_name: str | None, split: str) -> datasets.Dataset:
+        assert (name, config_name) == (data.name, data.config_name)
+        rows = [_row(example, data) for example in tables[split].examples]
+        found = datasets.Dataset.from_list(rows)
+        return (
+            found if "squad" in data.name else found.cast_column(data.label_column, datasets.ClassLabel(names=[*source.labels]))
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def _row(example: Example, data: TextHubConfig) -> dict[str, Any]:
+    if isinstance(example, Question):
+        texts, starts = zip(*example.answers, strict=True) if example.answers else ((), ())
+        answers = {"text": [*texts], "answer_start": [*starts]}
+        return {"question": example.question, "context": example.context, "answers": answers}
+    assert isinstance(example, Sentence)
+    pair = {} if data.pair_column is None else {data.pair_column: example.text}
+    return {data.text_column: example.text, data.label_column: example.target, **pair}
+
+
+def _write(path: Path, table: TextTable, data: TextConfig, labels: tuple[str, ...]) -> None:
     lines: list[str] = []
-    paragraphs = []
     text, pair = data.text_column, data.pair_column
     for example in table.examples:
         if isinstance(example, Sentence):
@@ -63,12 +82,5 @@ def _write(path: Path, table: TextTable, data: TextConfig | TextHubConfig, label
             lines.append("\t".join(cells))
         elif isinstance(example, Tagged):
             lines += [*(f"{w}\t{labels[t]}" for w, t in zip(example.words, example.tags, strict=True)), ""]
-        elif isinstance(example, Question):
-            answers = [{"text": t, "answer_start": begin} for t, begin in example.answers]
-            asked = {"id": example.where, "question": example.question, "answers": answers}
-            paragraphs.append({"context": example.context, "qas": [asked]})
-    if path.suffix == ".json":
-        path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-        return
     header = ["\t".join([text, *([pair] if pair else []), "label"])] if path.suffix == ".tsv" else []
     path.write_text("\n".join([*header, *lines]) + "\n")
