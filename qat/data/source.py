@@ -72,6 +72,12 @@ class ImageSource:
         return "images"
 
     def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            alone = ", ".join(self.labels) or "no class"
+            raise DataError(
+                f"{self.name}: a classifier tells classes apart, and there is {alone} alone. Folders of classes stand side "
+                "by side in a split, or in data.root itself"
+            )
         for split, table in (("train", self.train), ("val", self.val), ("test", self.test)):
             if table is None:
                 continue

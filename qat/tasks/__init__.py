@@ -25,15 +25,16 @@ TASKS: dict[str, type[AnyTask]] = {
 
 
 def task_reading(kind: str, name: str = "auto") -> str:
-    """The task for data of a kind; a name other than `auto` must be of one that reads them.
+    """The task for data of a kind: the first that reads them, or the one of this name, which must.
 
     Raises:
         ConfigError: unknown task, or data that is not for it.
     """
-    (fitting,) = (task.name for task in TASKS.values() if task.reads == kind)
-    if name not in ("auto", fitting):
-        raise ConfigError(f"task={name} reads {_known(name).reads}, the data has {kind}; set task={fitting} or other data")
-    return fitting
+    fitting = [task.name for task in TASKS.values() if task.reads == kind]
+    if name not in ("auto", *fitting):
+        others = " or ".join(fitting)
+        raise ConfigError(f"task={name} reads {_known(name).reads}, the data has {kind}; set task={others} or other data")
+    return fitting[0] if name == "auto" else name
 
 
 def default_metric(task: str) -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from qat.errors import ConfigError
-from qat.tasks import ClassificationTask, build_task
+from qat.tasks import TASKS, ClassificationTask, build_task, task_reading
 
 
 def _task(**options: Any) -> ClassificationTask:
@@ -51,6 +51,17 @@ def test_unknown_metric_is_answered_with_the_known_ones() -> None:
 def test_label_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
     with pytest.raises(ConfigError, match="label_smoothing"):
         _task(label_smoothing=smoothing)
+
+
+def test_several_tasks_may_read_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ordinal(ClassificationTask):
+        name = "ordinal"
+
+    monkeypatch.setitem(TASKS, "ordinal", Ordinal)
+    assert task_reading("images") == "classification"
+    assert task_reading("images", "ordinal") == "ordinal"
+    with pytest.raises(ConfigError, match="set task=classification or ordinal or other data"):
+        task_reading("images", "detection")
 
 
 def test_unknown_task_is_answered_with_near_names() -> None:

@@ -58,3 +58,10 @@ def test_folder_splits_must_have_the_same_classes(tmp_path: Path) -> None:
     make_image().save(tmp_path / "test" / "other" / "0.png")
     with pytest.raises(DataError, match=r"'test' has other classes.*Only in 'test': other; missing in it: class2"):
         folder_source(tmp_path)
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_folder(tmp_path / split, classes=1)
+    with pytest.raises(DataError, match=r"tells classes apart, and there is \w+ alone"):
+        folder_source(tmp_path)
