@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,18 +30,41 @@ def isa() -> str:
     return torch.backends.cpu.get_cpu_capability().lower()
 
 
-def environment() -> dict[str, Any]:
-    """What a report says about where it was made, as plain JSON data."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "isa": isa(),
-        "torch": torch.__version__,
-        "packages": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
-        "python": platform.python_version(),
-        "commit": commit(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where numbers were measured.
+
+    Args:
+        isa: see `isa`.
+        packages: library -> its version, see `LIBRARIES`.
+        commit: of the source tree; None for an installed wheel.
+        saturation: engine -> kind of layer -> which pairs of weights its kernels add in 16 bits there, in words.
+    """
+
+    cpu: str
+    threads: int
+    isa: str
+    torch: str
+    cores: int | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    commit: str | None = None
+    saturation: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def environment(saturation: Mapping[str, Mapping[str, str]] | None = None) -> Environment:
+    """Of this process."""
+    return Environment(
+        cpu=_cpu(),
+        threads=torch.get_num_threads(),
+        isa=isa(),
+        torch=torch.__version__,
+        cores=os.cpu_count(),
+        packages={name: found for name in LIBRARIES if (found := _version(name)) is not None},
+        python=platform.python_version(),
+        commit=commit(),
+        saturation=saturation or {},
+    )
 
 
 def commit() -> str | None:

@@ -134,6 +134,15 @@ def tiny_overrides(output: Path, *, base: Mapping[str, Any] = TINY, **changes: A
     return [f"{key}={_hydra(value)}" for key, value in flat.items()]
 
 
+def trained(config: Config) -> dict[str, Any]:
+    """Train without a word; the content of the report."""
+    from qat.pipeline.train import train
+
+    report = train(config, console=quiet())
+    assert report is not None
+    return report.to_json()
+
+
 def quiet() -> Console:
     """A console whose text a test may read: `console.file.getvalue()`."""
     return Console(file=StringIO(), width=200)

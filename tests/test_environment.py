@@ -32,5 +32,5 @@ def test_isa_of_x86_machines(vnni: bool, expected: str, monkeypatch: pytest.Monk
 
 def test_environment_says_on_what_it_was_measured() -> None:
     found = environment.environment()
-    assert (found["torch"], found["threads"], found["cores"]) == (torch.__version__, torch.get_num_threads(), os.cpu_count())
-    assert all(isinstance(found[name], str) and found[name] for name in ("cpu", "isa", "python"))
+    assert (found.torch, found.threads, found.cores) == (torch.__version__, torch.get_num_threads(), os.cpu_count())
+    assert all((found.cpu, found.isa, found.python))

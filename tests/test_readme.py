@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def test_readme_results_are_those_of_the_reports() -> None:
     readme = (ROOT / "README.md").read_text()
     found = [read(path) for path in sorted((ROOT / "docs" / "results").glob("*.json"))]
-    assert {"digits_resnet", "cifar10_mobilenetv2"} <= {report["recipe"] for report in found}
+    assert {"digits_resnet", "cifar10_mobilenetv2"} <= {report.recipe for report in found}
     assert rewritten(readme, found) == readme
 
 

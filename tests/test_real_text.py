@@ -14,9 +14,8 @@ import qat
 from qat.config import Config, StageConfig
 from qat.config.data import TextConfig
 from qat.config.models import HFTextConfig
-from qat.pipeline.train import train
 from tests.contract import check_report
-from tests.runs import quiet
+from tests.runs import trained
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_minilm_on_trec_loses_next_to_nothing(shared_data: Path, encoder_folder:
         progress=False,
     )
     config.gate.max_drop = 1.0
-    report = train(config, console=quiet())
+    report = trained(config)
     check_report(report)
     assert report["n_eval"] == 500
     assert report["stages"]["fp32"] > 93

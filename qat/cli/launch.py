@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -30,13 +29,14 @@ from qat.config import Config, empty_config, to_record
 from qat.config.training import TorchrunConfig
 from qat.errors import ConfigError, LaunchError, PreemptedError, PrunedError, QatError
 from qat.report.compare import read
+from qat.report.report import Report
 
 #: Exit codes of a rank that mean the same for the whole job.
 MEANINGFUL = (2, 3, 4, 143)
 
 
-def launch(config: Config, options: TorchrunConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train with `options.nproc` ranks on this machine and return the report; {} on a machine without rank 0.
+def launch(config: Config, options: TorchrunConfig, overrides: Sequence[str]) -> Report | None:
+    """Train with `options.nproc` ranks on this machine and return the report; None on a machine without rank 0.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -74,7 +74,7 @@ def launch(config: Config, options: TorchrunConfig, overrides: Sequence[str]) ->
             ) from None
         except ChildFailedError as error:
             raise _failure(error, config) from None
-    return read(Path(config.output)) if options.node_rank == 0 else {}
+    return read(Path(config.output)) if options.node_rank == 0 else None
 
 
 def read_config(path: Path) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,18 @@ from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.program import Int8Program
 from qat.report.disagreements import differing
 from qat.report.plots import draw
-from qat.report.report import Disagreement, EngineResult, Report, layer_rows
+from qat.report.report import (
+    ArtifactSize,
+    CoverageSummary,
+    Disagreement,
+    Drop,
+    EngineResult,
+    MetricInfo,
+    Percentiles,
+    Report,
+    Simulation,
+    layer_rows,
+)
 
 
 def assess(
@@ -64,32 +74,35 @@ def assess(
         n_eval=int8.count,
         seed=config.seed,
         target=program.target,
-        metric=run.task.metric,
+        metric=MetricInfo(name=run.task.metric),
         stages=metrics,
-        drop=drop,
-        drops={name: drop if i == 0 else paired_difference(stages["fp32"], int8, name) for i, name in enumerate(int8.formulas)},
+        drop=Drop.of(drop),
+        drops={
+            name: Drop.of(drop if i == 0 else paired_difference(stages["fp32"], int8, name))
+            for i, name in enumerate(int8.formulas)
+        },
         agreement=agreement(stages["fp32"], int8),
         intervals={name: interval(stage) for name, stage in {**stages, "int8": int8}.items()},
         disagreements=disagreements(run, stages["fp32"], int8),
         layers=layer_rows(layers, program.grids()),
-        simulation_delta=stages["fake_quant"].metric - int8.metric,
-        simulation_agreement=agreement(stages["fake_quant"], int8),
+        simulation=Simulation(delta=stages["fake_quant"].metric - int8.metric, agreement=agreement(stages["fake_quant"], int8)),
         engines={
             engine: EngineResult(
                 int8=result.metric,
                 agreement=agreement(reference, result),
                 agreement_samples=reference.count,
-                latency=latencies[engine],
-                fp32_latency=latencies["fp32"],
+                latency_ms=Percentiles.of(latencies[engine]),
+                fp32_latency_ms=Percentiles.of(latencies["fp32"]),
+                speedup=latencies["fp32"].p50 / latencies[engine].p50,
             )
             for engine, result in results.items()
         },
         metrics={**{name: stage.metrics for name, stage in stages.items()}, "int8": int8.metrics},
-        coverage=coverage(prepared, [x[:1] for x in sample]),
+        coverage=CoverageSummary.of(coverage(prepared, [x[:1] for x in sample])),
         training=training,
         artifact=artifact,
         gates=tuple(gates),
-        environment={**environment(), "saturation": saturation()},
+        environment=environment(saturation()),
     )
 
 
@@ -109,7 +122,7 @@ def disagreements(run: Run, fp32: Evaluation, int8: Evaluation) -> list[Disagree
 
 def write_artifact(
     run: Run, folder: Path, program: Int8Program, golden: Sequence[Tensor], metrics: dict[str, float], network: nn.Module
-) -> dict[str, Any]:
+) -> ArtifactSize:
     """Save the artifact, load it again and replay its golden outputs."""
     save_artifact(
         program,
@@ -133,7 +146,7 @@ def write_artifact(
             raise ArtifactError(f"the saved artifact does not reproduce its golden outputs on {engine}: {found}")
     fp32_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     size = size_bytes(folder)
-    return {"path": folder.name, "bytes": size, "fp32_bytes": fp32_bytes, "ratio": round(size / fp32_bytes, 4)}
+    return ArtifactSize(path=folder.name, bytes=size, fp32_bytes=fp32_bytes, ratio=size / fp32_bytes)
 
 
 def time_engines(run: Run, network: nn.Module, program: Int8Program) -> dict[str, Latency]:

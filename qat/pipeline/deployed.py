@@ -147,7 +147,7 @@ def export_checkpoint(config: Config, console: Console | None = None) -> Path:
     program = convert(load_prepared(run))
     folder = Path(config.output)
     written = write_artifact(run, folder, program, tuple(x[:2] for x in _sample(run)), {}, run.model.module)
-    console.print(f"wrote {folder}: {written['bytes']} bytes, verified on {', '.join(config.engines)}", highlight=False)
+    console.print(f"wrote {folder}: {written.bytes} bytes, verified on {', '.join(config.engines)}", highlight=False)
     return folder
 
 

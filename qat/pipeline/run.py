@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,12 @@ def open_run(config: Config, folder: Path | None, console: Console, overrides: S
             folder=folder,
             run_name=config.recipe,
             about=[name, model.name],
-            config={**to_record(config), "overrides": list(overrides), "data_used": data_used, "environment": environment()},
+            config={
+                **to_record(config),
+                "overrides": list(overrides),
+                "data_used": data_used,
+                "environment": asdict(environment()),
+            },
             **vars(config.logger),
         )
     return Run(config=config, folder=folder, console=console, data=data, model=model, task=task, loggers=loggers)

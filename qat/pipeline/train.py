@@ -9,8 +9,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -32,6 +32,7 @@ from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
 from qat.report.html import render
+from qat.report.report import Report
 from qat.report.table import print_summary
 from qat.training.callbacks.build import build_callbacks
 from qat.training.callbacks.preemption import ends_when_told
@@ -42,8 +43,8 @@ from qat.training.loggers.metrics_log import append
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: Config, *, overrides: list[str] | None = None, console: Console | None = None) -> dict[str, Any]:
-    """Run the whole flow and return the content of `report.json`; {} on a rank that only trains.
+def train(config: Config, *, overrides: list[str] | None = None, console: Console | None = None) -> Report | None:
+    """Run the whole flow and return what `report.json` holds; None on a rank that only trains.
 
     Raises:
         QatError: bad configuration or input (2), divergence (3), a failed gate (4); the number is its `exit_code`.
@@ -59,7 +60,7 @@ def train(config: Config, *, overrides: list[str] | None = None, console: Consol
             return run_stages(run, folder, overrides or [])
 
 
-def run_stages(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
+def run_stages(run: Run, folder: Path, overrides: list[str]) -> Report | None:
     """FP32 -> PTQ -> QAT -> INT8 -> report, see `train`."""
     config = run.config
     network = run.model.module
@@ -77,7 +78,7 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
     step_times = time_steps(run, network, prepared)
     train_qat(run, prepared)
     if not leads():
-        return {}  # the other ranks have trained; what follows is measured and written once
+        return None  # the other ranks have trained; what follows is measured and written once
     stages["fake_quant"] = score(run, prepared.eval(), "fake_quant")
     start = time.perf_counter()
     program = convert(prepared)
@@ -92,15 +93,14 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
         folder=folder,
     )
     append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
-    content = report.to_json()
-    write_json(folder / "report.json", content)
-    write_text(folder / "report.html", render(content, sorted((folder / "plots").glob("*"))))
-    finish(run.loggers, content, report.logged())
-    print_summary(content, run.console)
+    report.write(folder)
+    write_text(folder / "report.html", render(report, sorted((folder / "plots").glob("*"))))
+    finish(run.loggers, report)
+    print_summary(report, run.console)
     run.console.print(f"run folder: {folder}", highlight=False)
     if config.gate.enforce:
         enforce(report.gates)
-    return content
+    return report
 
 
 def preflight(run: Run, network: nn.Module) -> None:
@@ -153,4 +153,4 @@ def _train_log(path: Path) -> Iterator[None]:
 def _write_inputs(config: Config, folder: Path, overrides: list[str]) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(to_record(config), sort_keys=False))
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", asdict(environment()))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -14,9 +13,8 @@ from qat.errors import ConfigError
 from qat.files import write_text
 from qat.report.html import page
 from qat.report.readme import rewritten
+from qat.report.report import REPORT, Report
 from qat.report.table import summary_table
-
-REPORT = "report.json"
 
 
 def compare(
@@ -49,31 +47,28 @@ def compare(
     return output
 
 
-def read(run: Path) -> dict[str, Any]:
+def read(run: Path) -> Report:
     """The report of a run; `ConfigError` when there is none."""
     path = run / REPORT if run.is_dir() else run
     try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        if not {"stages", "drop", "engines"} <= report.keys():
-            raise ValueError("it lacks stages, drop or engines")
-    except (OSError, ValueError, AttributeError) as error:
+        return Report.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(f"{run} is no finished run: {path} cannot be read as a report: {error}") from error
-    return report
 
 
-def names_of(runs: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> list[str]:
+def names_of(runs: Sequence[Path], reports: Sequence[Report]) -> list[str]:
     """The recipe of every run, with its folder (or file) where that does not tell it from the others."""
-    recipes = [str(report["recipe"]) for report in reports]
+    recipes = [report.recipe for report in reports]
     folders = [run.resolve().parent.name if run.name == REPORT else run.resolve().name for run in runs]
     return [f"{name}, {folders[i]}" if recipes.count(name) > 1 else name for i, name in enumerate(recipes)]
 
 
-def drops(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
+def drops(runs: Sequence[tuple[str, Report]]) -> Figure:
     """What every run lost, with its 95 % interval; right of the line is worse than FP32."""
     figure = Figure(figsize=(8, 0.45 * len(runs) + 1.1), layout="constrained")
     axes = figure.subplots()
     for place, (_, report) in enumerate(runs):
-        value, (low, high) = report["drop"]["value"], report["drop"]["ci95"]
+        value, (low, high) = report.drop.value, report.drop.ci95
         axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color="#0b6e99", capsize=4)
     axes.axvline(0.0, color="#868e96", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(runs)), [name for name, _ in runs])

@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from qat.quantization.analysis.coverage import FloatOp
 from qat.report.disagreements import STRIP, squares
 from qat.report.figures import latency, layers, stages
+from qat.report.report import Drop, Report
 from qat.report.table import DECISIONS, STAGES
 
 #: File suffix -> media type of the pictures that a page may hold.
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def render(report: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Island:
+    """Float ops of one kind for one reason: how many, and the layers of the first ones."""
+
+    op: str
+    reason: str
+    count: int
+    places: tuple[str, ...]
+
+
+def render(report: Report, pictures: Sequence[Path] = ()) -> str:
     """The page of a run.
 
     Args:
-        report: content of report.json.
         pictures: files of the run's plots; they become part of the page, the strip of disagreements piece by piece.
     """
     return page(
         "page.html.j2",
         {"stages": stages(report), "layers": layers(report), "latency": latency(report)},
         report=report,
-        decisions=DECISIONS.get(report["task"], "cases"),
-        islands=islands(report["coverage"]["float_ops"]),
+        environment=asdict(report.environment),
+        decisions=DECISIONS.get(report.task, "cases"),
+        islands=islands(report.coverage.float_ops),
         pictures=[
             (path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures if path.name != STRIP
         ],
@@ -40,7 +52,7 @@ def render(report: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
     )
 
 
-def page(template: str, figures: Mapping[str, Figure], **values: Any) -> str:
+def page(template: str, figures: Mapping[str, Figure], **values: object) -> str:
     """A page of a template beside this file; figures become part of it, and what users wrote is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -55,21 +67,21 @@ def page(template: str, figures: Mapping[str, Figure], **values: Any) -> str:
     return environment.get_template(template).render(stages=STAGES, figures=embedded, **values)
 
 
-def islands(float_ops: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def islands(float_ops: Sequence[FloatOp]) -> list[Island]:
     """Float ops by kind and reason: how many there are, and the layers of the first ones."""
     found: dict[tuple[str, str], list[str]] = {}
     for op in float_ops:
-        found.setdefault((op["op"].removeprefix("aten.").split(".")[0], op["reason"]), []).append(op["layer"] or op["node"])
+        found.setdefault((op.op.removeprefix("aten.").split(".")[0], op.reason), []).append(op.layer or op.node)
     return [
-        {"op": name, "reason": reason, "count": len(places), "places": places[:4]}
+        Island(op=name, reason=reason, count=len(places), places=tuple(places[:4]))
         for (name, reason), places in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
 
 
-def _drop(drop: Mapping[str, Any]) -> str:
+def _drop(drop: Drop) -> str:
     """Points with their interval; a line may end between the two only."""
-    low, high = drop["ci95"]
-    return f"{drop['value']:+.2f} [{low:+.2f},\N{NO-BREAK SPACE}{high:+.2f}]"
+    low, high = drop.ci95
+    return f"{drop.value:+.2f} [{low:+.2f},\N{NO-BREAK SPACE}{high:+.2f}]"
 
 
 def _thumbnails(path: Path) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from qat.errors import ConfigError
+from qat.report.report import Report
 
 BEGIN, END = "<!-- results: written by qat-report -->", "<!-- end of results -->"
 
 
-def table(reports: Sequence[Mapping[str, Any]]) -> str:
+def table(reports: Sequence[Report]) -> str:
     """One row per run, numbers as the runs wrote them; the engine is the fastest one."""
     lines = [
         "| recipe | target | metric | n | FP32 | PTQ | QAT | INT8 | drop [95 % interval] | speed-up | size | engine | CPU |",
@@ -18,17 +18,17 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
     ]
     machines = list(dict.fromkeys(_machine(report) for report in reports))
     for report in reports:
-        stages, (low, high) = report["stages"], report["drop"]["ci95"]
-        engine, best = max(report["engines"].items(), key=lambda item: item[1]["speedup"])
+        stages, (low, high) = report.stages, report.drop.ci95
+        engine, best = max(report.engines.items(), key=lambda item: item[1].speedup)
         cells = [
-            f"`{report['recipe']}` (seed {report['seed']})",
-            f"`{report['target']}`",
-            report["metric"]["name"],
-            report["n_eval"],
+            f"`{report.recipe}` (seed {report.seed})",
+            f"`{report.target}`",
+            report.metric.name,
+            report.n_eval,
             *(f"{stages[name]:.2f}" for name in ("fp32", "ptq", "fake_quant", "int8")),
-            f"{report['drop']['value']:+.2f} [{low:+.2f}, {high:+.2f}]",
-            f"{best['speedup']:.1f}×",
-            f"{report['artifact']['ratio']:.2f}×",
+            f"{report.drop.value:+.2f} [{low:+.2f}, {high:+.2f}]",
+            f"{best.speedup:.1f}×",
+            f"{report.artifact.ratio:.2f}×",
             engine,
             machines.index(_machine(report)) + 1,
         ]
@@ -37,12 +37,12 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Metrics in points; speed-up against FP32 eager at batch 1. {cpus}"])
 
 
-def _machine(report: Mapping[str, Any]) -> str:
-    env = report["environment"]
-    return f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}"
+def _machine(report: Report) -> str:
+    env = report.environment
+    return f"{env.cpu}, {env.isa}, {env.threads} threads, torch {env.torch}"
 
 
-def rewritten(readme: str, reports: Sequence[Mapping[str, Any]]) -> str:
+def rewritten(readme: str, reports: Sequence[Report]) -> str:
     """A README with the part between the two markers replaced.
 
     Raises:

@@ -1,39 +1,90 @@
-"""report.json: the contract between runs, README tables, sweeps and loggers."""
+"""report.json as a type: the contract between runs, README tables, sweeps and loggers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+from pydantic import AfterValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+
+from qat.environment import Environment
+from qat.errors import ConfigError
 from qat.evaluation.benchmark import Latency
 from qat.evaluation.evaluate import Difference
 from qat.evaluation.gates import Gate
-from qat.quantization.analysis.coverage import Coverage
+from qat.files import write_json
+from qat.quantization.analysis.coverage import Coverage, FloatOp
 from qat.quantization.analysis.parity import LayerParity
 from qat.quantization.qparams import QParams
+
+REPORT = "report.json"
+
+
+def _rounded(digits: int) -> PlainSerializer:
+    return PlainSerializer(lambda value: round(value, digits), return_type=float)
+
+
+Points = Annotated[float, _rounded(4)]
+Share = Annotated[float, _rounded(6)]
+Milliseconds = Annotated[float, _rounded(3)]
+
+
+def _not_empty(engines: Mapping[str, EngineResult]) -> Mapping[str, EngineResult]:
+    if not engines:
+        raise ValueError("no engine was evaluated")
+    return engines
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """The metric that a run is judged by."""
+
+    name: str
+    unit: str = "points"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """FP32 - INT8 in points, with the 95 % interval of the paired difference."""
+
+    value: Points
+    ci95: tuple[Points, Points]
+
+    @classmethod
+    def of(cls, difference: Difference) -> Drop:
+        return cls(value=difference.value, ci95=difference.ci95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentiles:
+    """Milliseconds per call: median and 95th percentile."""
+
+    p50: Milliseconds
+    p95: Milliseconds
+
+    @classmethod
+    def of(cls, latency: Latency) -> Percentiles:
+        return cls(p50=latency.p50, p95=latency.p95)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
-    """One engine: its metric, how often it decides as the reference does, and its latency beside FP32's."""
+    """One engine: its metric, how often it decides as the reference does, and its latency beside FP32's.
 
-    int8: float
-    agreement: float
+    Args:
+        speedup: median of FP32 eager over that of this engine, measured interleaved.
+    """
+
+    int8: Points
+    agreement: Share
     agreement_samples: int
-    latency: Latency
-    fp32_latency: Latency
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "int8": round(self.int8, 4),
-            "agreement": round(self.agreement, 6),
-            "agreement_samples": self.agreement_samples,
-            "latency_ms": {"p50": round(self.latency.p50, 3), "p95": round(self.latency.p95, 3)},
-            "fp32_latency_ms": {"p50": round(self.fp32_latency.p50, 3), "p95": round(self.fp32_latency.p95, 3)},
-            "speedup": round(self.fp32_latency.p50 / self.latency.p50, 3),
-        }
+    latency_ms: Percentiles
+    fp32_latency_ms: Percentiles
+    speedup: Annotated[float, _rounded(3)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +92,81 @@ class Disagreement:
     """A sample on which FP32 and INT8 decide differently, in words."""
 
     sample: str
-    truth: str
     fp32: str
     int8: str
+    truth: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One tensor on a grid.
+
+    Args:
+        low, high: the range that its grid covers.
+        max_steps: largest deviation of INT8 from the simulation given the same input, in grid steps.
+        differing: share of its values that deviate given the same input.
+        sqnr_db: of the simulation against INT8 end to end; None where they are equal.
+    """
+
+    layer: str
+    tensor: str
+    low: float
+    high: float
+    max_steps: int
+    differing: Share
+    sqnr_db: Annotated[float, _rounded(2)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What the fake-quantized network says against INT8: metric - INT8's in points, and the share of same decisions."""
+
+    delta: Points
+    agreement: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageSummary:
+    """See `qat.quantization.analysis.coverage`."""
+
+    macs: int
+    macs_int8: Points
+    integer_ops: Mapping[str, int]
+    float_ops: tuple[FloatOp, ...]
+
+    @classmethod
+    def of(cls, found: Coverage) -> CoverageSummary:
+        return cls(macs=found.macs, macs_int8=found.macs_int8, integer_ops=found.integer_ops, float_ops=found.float_ops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactSize:
+    """The artifact: its folder in the run folder, its bytes, those of the FP32 weights, and their ratio."""
+
+    path: str
+    bytes: int
+    fp32_bytes: int
+    ratio: Points
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything a run found out.
+    """Everything a run found out; its fields are those of `report.json`.
 
     Args:
+        stages: the metric of fp32, ptq, fake_quant and int8; `metrics` all of them per stage.
         drop: FP32 - INT8 in the task's metric; `drops` the same in every metric.
         agreement: share of FP32's decisions that INT8 makes as well.
         target: what the INT8 network is made for.
         intervals: 95 % interval of the metric per stage.
         disagreements: some samples on which FP32 and INT8 decide differently.
         layers: one row per tensor of the simulation against INT8, see `layer_rows`.
+        training: milliseconds of steps, seconds of preparing and converting.
+
+    What has a default came later than the first reports.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     task: str
     recipe: str
@@ -66,85 +175,79 @@ class Report:
     n_eval: int
     seed: int
     target: str
-    metric: str
-    stages: Mapping[str, float]
-    drop: Difference
-    drops: Mapping[str, Difference]
-    agreement: float
-    intervals: Mapping[str, tuple[float, float]]
-    disagreements: Sequence[Disagreement]
-    layers: Sequence[Mapping[str, Any]]
-    simulation_delta: float
-    simulation_agreement: float
-    engines: Mapping[str, EngineResult]
-    metrics: Mapping[str, Mapping[str, float]]
-    coverage: Coverage
-    training: Mapping[str, float]
-    artifact: Mapping[str, Any]
+    metric: MetricInfo
+    stages: Mapping[str, Points]
+    metrics: Mapping[str, Mapping[str, Points]]
+    drop: Drop
+    simulation: Simulation
+    engines: Annotated[Mapping[str, EngineResult], AfterValidator(_not_empty)]
+    coverage: CoverageSummary
+    training: Mapping[str, Points]
+    artifact: ArtifactSize
     gates: tuple[Gate, ...]
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    environment: Environment
+    drops: Mapping[str, Drop] = field(default_factory=dict)
+    agreement: Share | None = None
+    intervals: Mapping[str, tuple[Points, Points]] = field(default_factory=dict)
+    disagreements: Sequence[Disagreement] = ()
+    layers: Sequence[LayerRow] = ()
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the gates that failed."""
+        return [gate.name for gate in self.gates if not gate.passed]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "recipe": self.recipe,
-            "model": self.model,
-            "data": self.data,
-            "n_eval": self.n_eval,
-            "seed": self.seed,
-            "target": self.target,
-            "metric": {"name": self.metric, "unit": "points", "higher_is_better": True},
-            "stages": {name: round(value, 4) for name, value in self.stages.items()},
-            "metrics": {s: {n: round(v, 4) for n, v in values.items()} for s, values in self.metrics.items()},
-            "drop": _difference(self.drop),
-            "drops": {name: _difference(drop) for name, drop in self.drops.items()},
-            "agreement": round(self.agreement, 6),
-            "intervals": {name: [round(low, 4), round(high, 4)] for name, (low, high) in self.intervals.items()},
-            "disagreements": [asdict(sample) for sample in self.disagreements],
-            "layers": [dict(row) for row in self.layers],
-            "simulation": {"delta": round(self.simulation_delta, 4), "agreement": round(self.simulation_agreement, 6)},
-            "engines": {name: result.to_json() for name, result in self.engines.items()},
-            "coverage": {
-                "macs": self.coverage.macs,
-                "macs_int8": round(self.coverage.macs_int8, 4),
-                "integer_ops": self.coverage.integer_ops,
-                "float_ops": [asdict(op) for op in self.coverage.float_ops],
-            },
-            "training": {name: round(value, 4) for name, value in self.training.items()},
-            "artifact": dict(self.artifact),
-            "gates": [asdict(gate) for gate in self.gates],
-            "environment": dict(self.environment),
-        }
+        """Plain values, rounded to what they are known to."""
+        content: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return content
+
+    @classmethod
+    def from_json(cls, content: object) -> Report:
+        """Read what `to_json` returned; keys that later versions add are passed over.
+
+        Raises:
+            ConfigError: it is no report; every key that is missing or of another type is named.
+        """
+        try:
+            return _ADAPTER.validate_python(content)
+        except ValidationError as error:
+            wrong = [f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}" for found in error.errors()]
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ConfigError(f"not the content of a report: {'; '.join(wrong[:5])}{more}") from None
+
+    def write(self, folder: Path) -> None:
+        """Write `report.json`."""
+        write_json(folder / REPORT, self.to_json())
 
     def logged(self) -> dict[str, float]:
         """The numbers under the names that W&B and the log use."""
         first = next(iter(self.engines.values()))
         return {
             **{f"{stage}/{name}": value for stage, values in self.metrics.items() for name, value in values.items()},
-            **{f"{stage}/{self.metric}": value for stage, value in self.stages.items()},
+            **{f"{stage}/{self.metric.name}": value for stage, value in self.stages.items()},
             "int8/drop": self.drop.value,
             "int8/agreement": first.agreement,
-            "int8/speedup": first.fp32_latency.p50 / first.latency.p50,
-            "simulation/agreement": self.simulation_agreement,
-            "artifact/bytes": float(self.artifact["bytes"]),
+            "int8/speedup": first.speedup,
+            "simulation/agreement": self.simulation.agreement,
+            "artifact/bytes": float(self.artifact.bytes),
         }
 
 
-def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> list[dict[str, Any]]:
+_ADAPTER = TypeAdapter(Report)
+
+
+def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> list[LayerRow]:
     """Per tensor on a grid: its range, largest deviation given the same input, and SQNR end to end (None where equal)."""
     return [
-        {
-            "layer": row.layer,
-            "tensor": row.name,
-            "low": -grids[row.name].zero_point * grids[row.name].scale,
-            "high": (255 - grids[row.name].zero_point) * grids[row.name].scale,
-            "max_steps": row.max_steps,
-            "differing": round(row.differing, 6),
-            "sqnr_db": round(row.sqnr_db, 2) if math.isfinite(row.sqnr_db) else None,
-        }
+        LayerRow(
+            layer=row.layer,
+            tensor=row.name,
+            low=-grids[row.name].zero_point * grids[row.name].scale,
+            high=(255 - grids[row.name].zero_point) * grids[row.name].scale,
+            max_steps=row.max_steps,
+            differing=row.differing,
+            sqnr_db=row.sqnr_db if math.isfinite(row.sqnr_db) else None,
+        )
         for row in rows
     ]
-
-
-def _difference(difference: Difference) -> dict[str, Any]:
-    return {"value": round(difference.value, 4), "ci95": [round(x, 4) for x in difference.ci95]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from qat.errors import ConfigError
 
@@ -57,8 +56,11 @@ def directions(objectives: Iterable[str], engines: Iterable[str]) -> list[str]:
     return found
 
 
-def values(objectives: Iterable[str], report: Mapping[str, Any]) -> list[float]:
+def values(objectives: Iterable[str], report: Mapping[str, object]) -> list[float]:
     """The objectives of a finished run; NaN where it measured NaN.
+
+    Args:
+        report: content of report.json.
 
     Raises:
         ConfigError: the report lacks one.
@@ -66,8 +68,8 @@ def values(objectives: Iterable[str], report: Mapping[str, Any]) -> list[float]:
     return [_value(path, report) for path in objectives]
 
 
-def _value(path: str, report: Mapping[str, Any]) -> float:
-    found: Any = report
+def _value(path: str, report: Mapping[str, object]) -> float:
+    found: object = report
     for i, name in enumerate(names := path.split(".")):
         if not isinstance(found, Mapping) or name not in found:
             allowed = ", ".join(found) if isinstance(found, Mapping) else "nothing"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +16,8 @@ from rich.table import Table
 
 from qat.errors import GateError, PreemptedError, PrunedError, QatError
 from qat.files import write_text
-from qat.report.compare import REPORT, compare, read
+from qat.report.compare import compare, read
+from qat.report.report import REPORT, Report
 
 
 class Ended(StrEnum):
@@ -55,7 +55,7 @@ class Outcome:
     message: str = ""
 
     @cached_property
-    def report(self) -> Mapping[str, Any] | None:
+    def report(self) -> Report | None:
         """Content of its report.json; None when it did not get so far, or its folder is gone."""
         return read(self.folder) if self.ended in REPORTED and (self.folder / REPORT).is_file() else None
 
@@ -90,9 +90,13 @@ def cells(found: Outcome) -> tuple[str, ...]:
     """What the table says of one job."""
     numbers = ("", "", "", "")
     if found.report is not None:
-        stages, engine = found.report["stages"], next(iter(found.report["engines"].values()))
-        drop = found.report["drop"]["value"]
-        numbers = (f"{stages['fp32']:.2f}", f"{stages['int8']:.2f}", f"{drop:+.2f}", f"{engine['speedup']:.2f}×")
+        stages, engine = found.report.stages, next(iter(found.report.engines.values()))
+        numbers = (
+            f"{stages['fp32']:.2f}",
+            f"{stages['int8']:.2f}",
+            f"{found.report.drop.value:+.2f}",
+            f"{engine.speedup:.2f}×",
+        )
     ended = f"{found.ended} ({found.exit_code})" if found.exit_code else str(found.ended)
     return (str(found.number), " ".join(found.overrides), *numbers, ended)
 

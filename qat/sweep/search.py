@@ -84,7 +84,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, found: Outcome, objectives: S
     problem: QatError | None = None
     if found.report is not None:
         try:
-            reached = values(objectives, found.report)
+            reached = values(objectives, found.report.to_json())
             if not finite(reached):
                 problem = DivergedError(f"{', '.join(objectives)} came out as {reached}, nothing to learn from")
         except ConfigError as error:
@@ -100,7 +100,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, found: Outcome, objectives: S
         if isinstance(problem, ConfigError):
             raise problem
         return
-    failed = [gate["name"] for gate in found.report["gates"] if not gate["passed"]]
+    failed = found.report.failed
     if any(name != "accuracy" for name in failed):  # an INT8 model that is not what was trained
         study.tell(trial, state=TrialState.FAIL)
         return

@@ -17,7 +17,7 @@ from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_
 from qat.pipeline.train import train
 from tests.contract import check_report
 from tests.models.detectors import DETECTORS
-from tests.runs import TINY_SHAPES, quiet, tiny_config
+from tests.runs import TINY_SHAPES, quiet, tiny_config, trained
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_hugging_face_detectors_run_to_a_report(name: str, tmp_path: Path) -> No
         fp32__lr=1e-3,
         gate__enforce=False,
     )
-    content = train(config, console=quiet())
+    content = trained(config)
     check_report(content)
     gates = {gate["name"]: gate for gate in content["gates"]}
     assert gates["kernel/fbgemm"]["passed"], gates

@@ -16,7 +16,7 @@ from qat.errors import ConfigError, DataError, EngineError
 from qat.pipeline.deployed import benchmark_deployed, evaluate_deployed, export_checkpoint, inspect_deployed
 from qat.pipeline.train import train
 from tests.contract import check_report
-from tests.runs import TINY_TEXT, quiet, tiny_config
+from tests.runs import TINY_TEXT, quiet, tiny_config, trained
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_other_tasks_run_to_a_report_on_qnnpack_too(task: str, kind: str, metric
         engines=["fbgemm", "qnnpack"],
         gate__enforce=False,
     )
-    content = train(config, console=quiet())
+    content = trained(config)
     check_report(content)
     assert content["metric"]["name"] == metric
     assert content["engines"].keys() == {"fbgemm", "qnnpack"}

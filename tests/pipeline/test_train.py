@@ -16,7 +16,7 @@ from qat.models import build_model
 from qat.pipeline.train import train
 from qat.training.callbacks.checkpoint import load_weights
 from tests.contract import check_report
-from tests.runs import TINY, quiet, tiny_config
+from tests.runs import TINY, quiet, tiny_config, trained
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +168,14 @@ def test_second_run_in_the_folder_of_a_finished_one_is_refused(finished: Path) -
 
 
 def test_stage_without_epochs_is_skipped(tmp_path: Path) -> None:
-    report = train(tiny_config(tmp_path / "run", fp32__max_epochs=0, qat__max_epochs=0, engines=["reference"]), console=quiet())
+    report = trained(tiny_config(tmp_path / "run", fp32__max_epochs=0, qat__max_epochs=0, engines=["reference"]))
     check_report(report)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert report["stages"]["ptq"] == report["stages"]["int8"] == report["stages"]["fake_quant"]
 
 
 def test_baseline_takes_over_the_fp32_weights_of_another_run(finished: Path, tmp_path: Path) -> None:
-    report = train(tiny_config(tmp_path / "run", baseline=str(finished), engines=["fbgemm"]), console=quiet())
+    report = trained(tiny_config(tmp_path / "run", baseline=str(finished), engines=["fbgemm"]))
     theirs = json.loads((finished / "report.json").read_text())
     assert report["stages"]["fp32"] == theirs["stages"]["fp32"]
     assert not (tmp_path / "run" / "checkpoints" / "fp32").exists(), "nothing was trained again"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qat.report.figures import LONGEST_NAME, MOST_LAYERS, latency, layers, stages
 from tests.report.reports import make_report
 
-REPORT = make_report().to_json()
+REPORT = make_report()
 
 
 def test_stages_are_drawn_with_their_intervals() -> None:
@@ -20,15 +22,15 @@ def test_layers_show_ranges_and_the_tensors_of_least_sqnr() -> None:
     left, right = layers(REPORT).axes
     assert [bar.get_width() for bar in left.patches] == [41.5, 41.5], "an equal tensor is as long as the best"  # type: ignore[attr-defined]
     assert [(bar.get_x(), bar.get_width()) for bar in right.patches] == [(0.0, 2.5), (-8.0, pytest.approx(15.9))]  # type: ignore[attr-defined]
-    many = [{**REPORT["layers"][0], "layer": f"l{i}", "sqnr_db": float(100 - i)} for i in range(90)]
-    left, _ = layers({**REPORT, "layers": many}).axes
+    many = [replace(REPORT.layers[0], layer=f"l{i}", sqnr_db=float(100 - i)) for i in range(90)]
+    left, _ = layers(replace(REPORT, layers=many)).axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == [f"l{i}" for i in range(90 - MOST_LAYERS, 90)]
 
 
 def test_layers_are_named_by_the_end_of_long_names() -> None:
     long = ".".join(f"part{i}" for i in range(12))
-    left, _ = layers({**REPORT, "layers": [{**REPORT["layers"][0], "layer": name} for name in ("fc", long)]}).axes
+    left, _ = layers(replace(REPORT, layers=[replace(REPORT.layers[0], layer=name) for name in ("fc", long)])).axes
     short, shown = (label.get_text() for label in left.get_yticklabels())
     assert short == "fc"
     assert len(shown) == LONGEST_NAME

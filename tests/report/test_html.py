@@ -7,17 +7,20 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from qat.quantization.analysis.coverage import FloatOp
 from qat.report.disagreements import SIDE, STRIP, strip
-from qat.report.html import islands, render
+from qat.report.html import Island, islands, render
+from qat.report.report import Disagreement
 from tests.report.reports import make_report
 
-REPORT = make_report().to_json()
+REPORT = make_report()
 
 
 def test_page_holds_the_numbers_of_the_report_and_escapes_what_users_wrote() -> None:
@@ -51,9 +54,9 @@ def test_page_shows_every_disagreement_with_its_picture_and_truth(tmp_path: Path
     colours = [(200, 0, 0), (0, 0, 200)]
     strip([Image.new("RGB", (8, 8), colour) for colour in colours]).save(tmp_path / STRIP)
     samples = [
-        {"sample": f"<script>{name}</script>", "truth": "a & b", "fp32": "cat", "int8": ""} for name in ("first", "second")
+        Disagreement(sample=f"<script>{name}</script>", truth="a & b", fp32="cat", int8="") for name in ("first", "second")
     ]
-    page = render({**REPORT, "disagreements": samples}, [tmp_path / STRIP])
+    page = render(replace(REPORT, disagreements=samples), [tmp_path / STRIP])
     shown = page.partition('<div class="samples">')[2]
     found = re.findall(
         r'src="data:image/png;base64,([^"]+)".*?<p>(.*?)</p>.*?<dd>(.*?)</dd>.*?<dd>(.*?)</dd>.*?<dd>(.*?)</dd>', shown, re.S
@@ -68,23 +71,24 @@ def test_page_shows_every_disagreement_with_its_picture_and_truth(tmp_path: Path
 
 
 def test_page_says_that_boxes_differ_where_their_counts_do_not() -> None:
-    sample = {"sample": "a.jpg", "truth": "1 cell", "fp32": "1 cell", "int8": "1 cell"}
-    page = render({**REPORT, "disagreements": [sample]})
+    sample = Disagreement(sample="a.jpg", truth="1 cell", fp32="1 cell", int8="1 cell")
+    page = render(replace(REPORT, disagreements=[sample]))
     assert page.count("<dd>1 cell</dd>") == 2
     assert page.count("<dd>1 cell, other boxes</dd>") == 1
 
 
 def test_page_of_a_run_in_which_nothing_differs(tmp_path: Path) -> None:
-    page = render({**REPORT, "disagreements": [], "layers": [], "coverage": {**REPORT["coverage"], "float_ops": []}})
+    coverage = replace(REPORT.coverage, float_ops=())
+    page = render(replace(REPORT, disagreements=[], layers=[], coverage=coverage))
     assert "In none of the cases." in page
 
 
 def test_islands_group_ops_by_kind_and_reason() -> None:
-    ops = [{"op": "aten.gelu.default", "node": "g", "layer": f"l{i}", "reason": "no kernel"} for i in range(6)]
-    ops.append({"op": "aten.add.Tensor", "node": "a", "layer": "", "reason": "an input is float"})
+    ops = [FloatOp(op="aten.gelu.default", node="g", layer=f"l{i}", reason="no kernel", macs=0) for i in range(6)]
+    ops.append(FloatOp(op="aten.add.Tensor", node="a", layer="", reason="an input is float", macs=0))
     assert islands(ops) == [
-        {"op": "gelu", "reason": "no kernel", "count": 6, "places": ["l0", "l1", "l2", "l3"]},
-        {"op": "add", "reason": "an input is float", "count": 1, "places": ["a"]},
+        Island(op="gelu", reason="no kernel", count=6, places=("l0", "l1", "l2", "l3")),
+        Island(op="add", reason="an input is float", count=1, places=("a",)),
     ]
 
 

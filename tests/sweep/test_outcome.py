@@ -10,6 +10,7 @@ from rich.console import Console
 
 from qat import errors
 from qat.errors import ConfigError, DivergedError, GateError, PreemptedError, PrunedError, QatError
+from qat.report.report import Report
 from qat.sweep.outcome import COLUMNS, Ended, Outcome, cells, outcome, print_outcomes, sweep_exit_code, write_outcomes
 from tests.report.reports import make_report
 
@@ -39,7 +40,7 @@ def _outcomes(folder: Path) -> list[Outcome]:
 def test_job_without_an_error_is_done(tmp_path: Path) -> None:
     found = outcome(3, ["a=1"], _run(tmp_path / "run"), None)
     assert (found.number, found.overrides, found.ended, found.exit_code, found.message) == (3, ("a=1",), Ended.DONE, 0, "")
-    assert found.report == make_report().to_json()
+    assert found.report == Report.from_json(make_report().to_json())
 
 
 @pytest.mark.parametrize("kind", RAISED)

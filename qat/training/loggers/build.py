@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from qat.errors import ConfigError, QatError, near
+from qat.report.report import Report
 
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 
@@ -69,18 +70,13 @@ def closed_on_error(loggers: Sequence[Logger]) -> Iterator[None]:
         raise
 
 
-def finish(loggers: Iterable[Logger], report: Mapping[str, Any], summary: Mapping[str, float]) -> None:
-    """Give the loggers the report of a finished run, and close them.
-
-    Args:
-        report: content of report.json.
-        summary: numbers under the names of the log.
-    """
+def finish(loggers: Iterable[Logger], report: Report) -> None:
+    """Give the loggers the report of a finished run, and close them."""
     for logger in loggers:
         if hasattr(logger, "log_report"):
-            logger.log_report(report, summary)
+            logger.log_report(report)
         else:
-            logger.log_metrics(dict(summary))
+            logger.log_metrics(report.logged())
         logger.finalize("success")
         if hasattr(logger, "finish"):
             logger.finish()

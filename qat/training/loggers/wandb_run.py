@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import wandb
 from pytorch_lightning.loggers import Logger
 
+from qat.report.report import Report
 from qat.training.loggers.wandb_file import make_portable_
 
 _log = logging.getLogger(__name__)
@@ -85,15 +86,13 @@ class WandbRun(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The configuration is given at the start."""
 
-    def log_report(self, report: Mapping[str, Any], summary: Mapping[str, float]) -> None:
+    def log_report(self, report: Report) -> None:
         """The end of a training: summary, tables, pictures, and the INT8 artifact.
 
-        Args:
-            report: content of report.json; pictures and artifact lie beside it in the run folder.
-            summary: numbers under the names of the log.
+        Pictures and artifact are those in the run folder.
         """
         with self._sending() as run:
-            run.summary.update(dict(summary))
+            run.summary.update(report.logged())
             run.log({"stages": stage_table(report), "layers": layer_table(report)})
             for path in sorted((self.folder / "plots").glob("*")):
                 picture = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Html(path.read_text(), inject=False)
@@ -118,13 +117,13 @@ class WandbRun(Logger):
         except Exception as error:  # as in _sending
             self._leave_aside(error)
 
-    def _log_artifact(self, run: Any, report: Mapping[str, Any]) -> None:
+    def _log_artifact(self, run: Any, report: Report) -> None:
         folder = self.folder / "artifact"
         manifest = json.loads((folder / "manifest.json").read_text())
-        name = re.sub(r"[^\w.-]", "-", f"{report['recipe']}-int8")
+        name = re.sub(r"[^\w.-]", "-", f"{report.recipe}-int8")
         artifact = wandb.Artifact(name, type="model", metadata=manifest)
         artifact.add_dir(str(folder))
-        best = ["best"] if all(gate["passed"] for gate in report["gates"]) else []
+        best = [] if report.failed else ["best"]
         logged = run.log_artifact(artifact, aliases=["latest", "int8", *best])
         if self.offline:
             return
@@ -204,9 +203,9 @@ class _Nothing:
         return self
 
 
-def stage_table(report: Mapping[str, Any]) -> Any:
+def stage_table(report: Report) -> wandb.Table:
     """FP32, PTQ, QAT and INT8 per engine."""
-    stages = report["stages"]
+    stages = report.stages
     columns: list[str | int] = [
         "engine",
         "metric",
@@ -223,28 +222,27 @@ def stage_table(report: Mapping[str, Any]) -> Any:
     rows = [
         [
             name,
-            report["metric"]["name"],
+            report.metric.name,
             stages["fp32"],
             stages["ptq"],
             stages["fake_quant"],
-            engine["int8"],
-            stages["fp32"] - engine["int8"],
-            engine["agreement"],
-            engine["speedup"],
-            engine["fp32_latency_ms"]["p50"],
-            engine["latency_ms"]["p50"],
+            engine.int8,
+            stages["fp32"] - engine.int8,
+            engine.agreement,
+            engine.speedup,
+            engine.fp32_latency_ms.p50,
+            engine.latency_ms.p50,
         ]
-        for name, engine in report["engines"].items()
+        for name, engine in report.engines.items()
     ]
     return wandb.Table(columns=columns, data=rows)
 
 
-def layer_table(report: Mapping[str, Any]) -> Any:
+def layer_table(report: Report) -> wandb.Table:
     """Every tensor on a grid with its range and SQNR, and every op that stays float with its reason."""
     columns: list[str | int] = ["layer", "tensor", "runs as", "low", "high", "max steps", "SQNR dB", "why float"]
-    rows = [
-        [row["layer"], row["tensor"], "INT8", row["low"], row["high"], row["max_steps"], row["sqnr_db"], None]
-        for row in report["layers"]
+    rows: list[list[object]] = [
+        [row.layer, row.tensor, "INT8", row.low, row.high, row.max_steps, row.sqnr_db, None] for row in report.layers
     ]
-    rows += [[op["layer"], op["node"], "float", None, None, None, None, op["reason"]] for op in report["coverage"]["float_ops"]]
+    rows += [[op.layer, op.node, "float", None, None, None, None, op.reason] for op in report.coverage.float_ops]
     return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)

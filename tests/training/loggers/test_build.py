@@ -9,8 +9,10 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from qat.errors import ConfigError
+from qat.report.report import Report
 from qat.training.loggers import build as loggers
 from qat.training.loggers.build import enter, finish, make_loggers
+from tests.report.reports import make_report
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +59,8 @@ def test_loggers_are_told_the_stage_and_given_the_report_or_its_numbers(tmp_path
         stage = ""
         seen: ClassVar[list[Any]] = []
 
-        def log_report(self, report: Any, summary: Any) -> None:
-            self.seen.append((report, summary))
+        def log_report(self, report: Report) -> None:
+            self.seen.append(report)
 
         def finalize(self, status: str) -> None:
             self.seen.append(status)
@@ -66,8 +68,9 @@ def test_loggers_are_told_the_stage_and_given_the_report_or_its_numbers(tmp_path
     staged: Any = Staged()
     (plain,) = _make("csv", tmp_path)
     enter([plain, staged], "qat")
-    finish([plain, staged], {"recipe": "r"}, {"int8/drop": 0.5})
+    report = make_report()
+    finish([plain, staged], report)
     assert staged.stage == "qat"
-    assert staged.seen == [({"recipe": "r"}, {"int8/drop": 0.5}), "success"]
+    assert staged.seen == [report, "success"]
     (metrics,) = tmp_path.rglob("metrics.csv")
     assert "int8/drop" in metrics.read_text()

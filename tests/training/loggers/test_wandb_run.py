@@ -80,7 +80,7 @@ def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: P
     logger.log_metrics({"train/loss": 2.0}, step=0)
     logger.stage = "qat"
     logger.log_metrics({"train/loss": 1.0}, step=0)
-    logger.log_report(REPORT.to_json(), REPORT.logged())
+    logger.log_report(REPORT)
     logger.finish()
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     found = _records(moved)
@@ -126,7 +126,7 @@ def test_wandb_that_fails_is_logged_once_and_stops_nothing(
     logger = _logger(_folder(tmp_path))
     with caplog.at_level(logging.WARNING):
         logger.log_metrics({"train/loss": 1.0}, step=0)
-        logger.log_report(REPORT.to_json(), REPORT.logged())
+        logger.log_report(REPORT)
         logger.finish()
     assert [record.message for record in caplog.records] == [
         "Weights & Biases failed and is left aside: OSError: No space left on device"
@@ -169,7 +169,7 @@ def test_server_that_is_not_reached_leaves_an_offline_run(
     logger = _logger(_folder(tmp_path))
     with caplog.at_level(logging.WARNING):
         logger.log_metrics({"train/loss": 1.0}, step=0)
-        logger.log_report(REPORT.to_json(), REPORT.logged())
+        logger.log_report(REPORT)
         logger.finish()
     assert [record.message.partition(":")[0] for record in caplog.records if record.name.startswith("qat")] == [
         "Weights & Biases is not reached, the run is written offline"
@@ -185,7 +185,7 @@ def test_offline_run_that_was_copied_elsewhere_is_uploaded_whole(tmp_path: Path)
     folder = _folder(tmp_path / "run")
     logger = _logger(folder)
     logger.log_metrics({"train/loss": 2.0}, step=0)
-    logger.log_report(REPORT.to_json(), REPORT.logged())
+    logger.log_report(REPORT)
     logger.finish()
     manifest = (folder / "artifact" / "manifest.json").read_bytes()
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
@@ -214,7 +214,7 @@ def test_online_run_uploads_the_artifact_even_if_there_is_no_registry(tmp_path: 
         logger = _logger(_folder(tmp_path))
         with caplog.at_level(logging.WARNING):
             logger.log_metrics({"train/loss": 1.0}, step=0)
-            logger.log_report(REPORT.to_json(), REPORT.logged())
+            logger.log_report(REPORT)
             logger.finish()
     assert not logger.failed
     ours = [record.message for record in caplog.records if record.name.startswith("qat")]
