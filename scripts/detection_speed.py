@@ -22,7 +22,6 @@ from torch import nn
 import qat
 from qat.deploy.detector import Detector
 from qat.deploy.postprocess import decoder
-from qat.deploy.preprocess import ImagePreprocess
 from qat.environment import environment
 from qat.evaluation.benchmark import measure
 from qat.models.dense import build_dense
@@ -69,9 +68,7 @@ def inference(recipe: str, changes: dict[str, Any], repeats: int) -> dict[str, A
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
     record = model.task_options["postprocessing"]
     detectors = {
-        name: Detector(
-            network=m, preprocess=ImagePreprocess.from_record(model.preprocessing), decode=decoder(record), labels=LABELS
-        )
+        name: Detector(network=m, preprocess=model.preprocessing, decode=decoder(record), labels=LABELS)
         for name, m in networks.items()
     }
     whole = measure({name: (lambda d=d: d.detect(image)) for name, d in detectors.items()}, repeats=repeats)

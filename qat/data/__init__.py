@@ -30,6 +30,7 @@ from qat.data.text.grammar import grammar_source
 from qat.data.text.hub import text_hub_source
 from qat.data.text.module import TextData, check_truncation
 from qat.data.text.source import TextSource
+from qat.deploy.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from qat.errors import ConfigError, near
 
 #: Tokens that neighbouring windows of a long context share, see `Encoder`.
@@ -73,26 +74,37 @@ def build_source(source: str, **options: Any) -> DataSource:
     return SOURCES[source](**options)
 
 
-def build_data(source: DataSource, *, preprocessing: Mapping[str, Any], tokenizer: Any = None, **options: Any) -> DataModule:
+def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any = None, **options: Any) -> DataModule:
     """The data module of a source.
 
     Args:
-        preprocessing: the record of the float model or of an artifact, see `FloatModel`.
+        preprocessing: of the float model or of an artifact.
         tokenizer: of a text model.
         options: see `ImageData`, `DetectionData` and `TextData`; of text also `truncation` and `stride`.
 
     Raises:
-        ConfigError: an option that this kind of data does not have.
+        ConfigError: an option that this kind of data does not have, or preprocessing of another kind of data.
     """
+    if isinstance(preprocessing, TextPreprocess) != isinstance(source, TextSource):
+        raise ConfigError(f"{source.name} holds {source.kind}; the model takes something else")
     if isinstance(source, ImageSource):
+        assert isinstance(preprocessing, ImagePreprocess)
         _check_options(source, ImageData, options)
         return ImageData(source, preprocessing=preprocessing, **options)
     if isinstance(source, BoxSource):
+        assert isinstance(preprocessing, ImagePreprocess)
         _check_options(source, DetectionData, options)
         return DetectionData(source, preprocessing=preprocessing, **options)
     _check_options(source, TextData, options, further=("truncation", "stride"))
     refuse = check_truncation(options.pop("truncation", "truncate"))
-    encoder = Encoder.from_record(preprocessing, tokenizer, refuse_long=refuse, stride=options.pop("stride", STRIDE))
+    assert isinstance(preprocessing, TextPreprocess)
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        inputs=preprocessing.inputs,
+        max_length=preprocessing.max_length,
+        refuse_long=refuse,
+        stride=options.pop("stride", STRIDE),
+    )
     encoder.check_known(source.train.examples[:1000])
     return TextData(source, encoder=encoder, **options)
 

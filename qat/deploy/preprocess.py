@@ -1,7 +1,7 @@
-"""Evaluation preprocessing of images, from the record that a float model and an artifact carry.
+"""How an evaluation input is made; a float model carries it as a type, an artifact as its record.
 
-Needs Pillow and torch only, so that whoever loads an artifact can redo it without timm. Equal to timm's evaluation
-transform, bit for bit; a test holds it.
+Needs Pillow and torch only, so that whoever loads an artifact can redo it without timm. For images equal to timm's
+evaluation transform, bit for bit; a test holds it.
 """
 
 from __future__ import annotations
@@ -84,9 +84,24 @@ class ImagePreprocess:
         if not all(math.isfinite(mean) for mean in self.mean) or not all(0 < std < math.inf for std in self.std):
             raise ConfigError(f"mean must be finite and std positive, got {self.mean} and {self.std}")
 
+    def to_record(self) -> dict[str, Any]:
+        """Plain JSON data; `value_range` is that of the pixels before the mean is subtracted."""
+        return {
+            "kind": "image",
+            "channels": self.channels,
+            "height": self.height,
+            "width": self.width,
+            "resize": {"height": self.resize[0], "width": self.resize[1]},
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "value_range": [0, 1],
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ImagePreprocess:
-        """Read the record that `FloatModel.preprocessing` describes.
+        """Read what `to_record` wrote.
 
         Raises:
             ConfigError: a record of another kind, or one that lacks an entry.
@@ -154,6 +169,41 @@ class ImagePreprocess:
         choose = max if self.crop_mode == "border" else min
         ratio = choose(height / to_height, width / to_width)
         return round(width / ratio), round(height / ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPreprocess:
+    """A tokenizer's outputs as inputs of the network.
+
+    Args:
+        inputs: names of the network's inputs, in its order: `input_ids`, `attention_mask`, `token_type_ids`.
+        max_length: tokens that the network takes.
+    """
+
+    inputs: tuple[str, ...]
+    max_length: int
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {"kind": "text", "inputs": list(self.inputs), "max_length": self.max_length}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TextPreprocess:
+        """Read what `to_record` wrote; `ConfigError` when it is of another kind or lacks an entry."""
+        if record.get("kind") != "text":
+            raise ConfigError(f"not a preprocessing record of kind 'text': {dict(record)}")
+        try:
+            return cls(inputs=tuple(record["inputs"]), max_length=int(record["max_length"]))
+        except KeyError as error:
+            raise ConfigError(f"the preprocessing record lacks {error}") from error
+
+
+Preprocess = ImagePreprocess | TextPreprocess
+
+
+def preprocess_of(record: Mapping[str, Any]) -> Preprocess:
+    """Read the record of an artifact; `ConfigError` where it is none."""
+    return TextPreprocess.from_record(record) if record.get("kind") == "text" else ImagePreprocess.from_record(record)
 
 
 def to_8_bit(image: Image.Image, channels: int) -> Image.Image:

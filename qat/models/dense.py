@@ -110,7 +110,7 @@ def build_dense(
     if crop_mode not in (None, "border", "squash") or crop_pct not in (None, 1.0):
         raise ConfigError("a detector sees the whole image: model.crop_mode is border or squash, and model.crop_pct is 1")
     built = build_timm(name=name, num_classes=num_classes, crop_mode=crop_mode or "border", crop_pct=1.0, **backbone)
-    height, width = built.preprocessing["height"], built.preprocessing["width"]
+    height, width = built.example_inputs[0].shape[-2:]
     if height % STRIDES[-1] or width % STRIDES[-1]:
         raise ConfigError(f"model.image_size of a dense detector must be a multiple of {STRIDES[-1]}, got {height}x{width}")
     features, widths = backbone_features(built.module, name)

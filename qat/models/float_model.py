@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qat.deploy.preprocess import Preprocess
+
 
 @dataclass(frozen=True, kw_only=True)
 class FloatModel:
@@ -18,11 +20,7 @@ class FloatModel:
         module: takes the example inputs as positional arguments.
         example_inputs: one tensor per argument; the batch is larger than 1, because `torch.export` pins a batch of 1.
         dynamic_dims: per argument the dimensions that stay free; None frees the batch of each.
-        preprocessing: plain JSON data that says how an evaluation input is made. For images: `kind` "image",
-            `channels`, `height`, `width`, `resize` (height and width before the crop), `crop_mode` (what `resize`
-            means: "center" fits the image around it, "squash" ignores the aspect ratio, "border" fits it inside),
-            `crop_pct`, `interpolation`, `value_range` [0, 1] of the pixels, and then `mean` and `std` per channel.
-            For text: `kind` "text", `inputs` (names, in order) and `max_length` in tokens.
+        preprocessing: how an evaluation input is made.
         tokenizer: of a text model.
         task_options: what the task has to know about this model: of a detector its `criterion` and the `postprocessing` record.
         files: what has to travel in the artifact beside the network, by path.
@@ -31,7 +29,7 @@ class FloatModel:
     name: str
     module: nn.Module
     example_inputs: tuple[Tensor, ...]
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocess
     dynamic_dims: tuple[tuple[int, ...], ...] | None = None
     tokenizer: Any = None
     files: Mapping[str, bytes] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection, PretrainedConfig
 
 from qat.data.detection.source import BoxSource
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.hf_common import fresh_config, fresh_model, image_processor, load_pretrained, local_folder, model_name
@@ -126,8 +127,8 @@ def build_hf_detector(
     else:
         config = fresh_config(name, settings)
         model = fresh_model(AutoModelForObjectDetection, MODEL_FOR_OBJECT_DETECTION_MAPPING, config, what="detector")
-    record = _preprocessing(processor, image_size=image_size, crop_mode=crop_mode, mean=mean, std=std)
-    height, width = record["height"], record["width"]
+    preprocessing = _preprocessing(processor, image_size=image_size, crop_mode=crop_mode, mean=mean, std=std)
+    height, width = preprocessing.height, preprocessing.width
     _check_queries(model.config, height, width, name)
     fields = FIELDS.get(model.config.model_type, DEFAULT_FIELDS)
     activation = "softmax" if model.config.model_type in SOFTMAX else "sigmoid"
@@ -135,7 +136,7 @@ def build_hf_detector(
         name=name,
         module=DetectorModel(model.train(), fields),
         example_inputs=(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)),),
-        preprocessing=record,
+        preprocessing=preprocessing,
         task_options={
             "criterion": QueryCriterion(model, fields, height=height, width=width),
             "postprocessing": {
@@ -166,8 +167,8 @@ def _preprocessing(
     crop_mode: str | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-) -> dict[str, Any]:
-    """The record that `FloatModel` describes; the processor's own values where nothing else is asked for."""
+) -> ImagePreprocess:
+    """The processor's own values where nothing else is asked for."""
     size = processor.get("size") or {}
     fixed = isinstance(size, Mapping) and {"height", "width"} <= size.keys()
     own = (int(size["height"]), int(size["width"])) if fixed else (DEFAULT_SIZE, DEFAULT_SIZE)
@@ -177,19 +178,16 @@ def _preprocessing(
     std = std if std is not None else (processor.get("image_std") if normalise else None) or [1.0] * 3
     if crop_mode not in (None, "border", "squash"):
         raise ConfigError(f"a detector sees the whole image: model.crop_mode is border or squash, got {crop_mode!r}")
-    return {
-        "kind": "image",
-        "channels": 3,
-        "height": height,
-        "width": width,
-        "resize": {"height": height, "width": width},
-        "crop_mode": crop_mode or ("squash" if fixed else "border"),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "value_range": [0, 1],
-        "mean": [float(value) for value in mean],
-        "std": [float(value) for value in std],
-    }
+    return ImagePreprocess(
+        channels=3,
+        height=height,
+        width=width,
+        resize=(height, width),
+        crop_mode=crop_mode or ("squash" if fixed else "border"),
+        interpolation="bilinear",
+        mean=tuple(float(value) for value in mean),
+        std=tuple(float(value) for value in std),
+    )
 
 
 def _check_queries(config: PretrainedConfig, height: int, width: int, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
 
 from qat.data.source import ImageSource
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.hf_common import fresh_config, fresh_model, image_processor, load_pretrained, local_folder, model_name
@@ -73,17 +75,22 @@ def build_hf_image(
         model = fresh_model(
             AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, config, what="image classifier"
         )
-    record = preprocessing(processor, model.config, image_size=image_size)
-    given = {"mean": mean and list(mean), "std": std and list(std), "crop_mode": crop_mode, "interpolation": interpolation}
-    record |= {key: value for key, value in given.items() if value is not None}
+    found = preprocessing(processor, model.config, image_size=image_size)
+    found = replace(
+        found,
+        mean=found.mean if mean is None else tuple(mean),
+        std=found.std if std is None else tuple(std),
+        crop_mode=crop_mode or found.crop_mode,
+        interpolation=interpolation or found.interpolation,
+    )
     network = ImageClassifier(model.train())
-    example = torch.randn(2, 3, record["height"], record["width"], generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, 3, found.height, found.width, generator=torch.Generator().manual_seed(0))
     _check_size(network, example, name)
-    return FloatModel(name=name, module=network, example_inputs=(example,), preprocessing=record)
+    return FloatModel(name=name, module=network, example_inputs=(example,), preprocessing=found)
 
 
-def preprocessing(processor: Mapping[str, Any], config: Any, *, image_size: int | None = None) -> dict[str, Any]:
-    """The record that `FloatModel` describes, as an image processor would do it.
+def preprocessing(processor: Mapping[str, Any], config: Any, *, image_size: int | None = None) -> ImagePreprocess:
+    """What an image processor would do.
 
     Args:
         processor: its configuration; empty for a fresh network, which takes 0.5 as mean and standard deviation.
@@ -105,18 +112,16 @@ def preprocessing(processor: Mapping[str, Any], config: Any, *, image_size: int 
     normalise = bool(processor.get("do_normalize", True))
     mean = (processor.get("image_mean") or [0.5] * 3) if normalise else [0.0] * 3
     std = (processor.get("image_std") or [0.5] * 3) if normalise else [1.0] * 3
-    return {
-        "kind": "image",
-        "channels": 3,
-        "height": height,
-        "width": width,
-        "resize": {"height": resize[0], "width": resize[1]},
-        "crop_mode": mode,
-        "interpolation": Image.Resampling(processor.get("resample", Image.Resampling.BICUBIC)).name.lower(),
-        "value_range": [0, 1],
-        "mean": [float(value) for value in mean],
-        "std": [float(value) for value in std],
-    }
+    return ImagePreprocess(
+        channels=3,
+        height=height,
+        width=width,
+        resize=resize,
+        crop_mode=mode,
+        interpolation=Image.Resampling(processor.get("resample", Image.Resampling.BICUBIC)).name.lower(),
+        mean=tuple(float(value) for value in mean),
+        std=tuple(float(value) for value in std),
+    )
 
 
 def _size(stated: Any) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from qat.data.text.source import TextSource
+from qat.deploy.preprocess import TextPreprocess
 from qat.errors import ConfigError, near
 from qat.models.float_model import FloatModel
 from qat.models.hf_common import fresh_config, load_pretrained, local_folder, model_name
@@ -108,7 +109,7 @@ def build_hf_text(
         module=EncoderModel(model.train(), fields),
         example_inputs=example,
         dynamic_dims=((0, 1),) * len(example),
-        preprocessing={"kind": "text", "inputs": list(inputs), "max_length": limit},
+        preprocessing=TextPreprocess(inputs=tuple(inputs), max_length=limit),
         tokenizer=tokens,
         files=tokenizer_files(tokens),
     )

@@ -19,6 +19,7 @@ from torch import nn
 
 from qat.data import DataSource
 from qat.deploy.postprocess import decoder
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.weights import load_weights_, weights_file
@@ -70,18 +71,16 @@ def build_module(
     if detects and (crop_mode == "center" or crop_pct not in (None, 1.0)):
         raise ConfigError("a detector sees the whole image: model.crop_mode is border or squash, and model.crop_pct is 1")
     resized = round(image_size / (crop_pct or (1.0 if detects else 0.875)))
-    record = {
-        "kind": "image",
-        "channels": in_channels,
-        "height": image_size,
-        "width": image_size,
-        "resize": {"height": resized, "width": resized},
-        "crop_mode": crop_mode or ("border" if detects else "center"),
-        "interpolation": interpolation,
-        "value_range": [0, 1],
-        "mean": [float(x) for x in (MEAN.get(in_channels, (0.5,) * in_channels) if mean is None else mean)],
-        "std": [float(x) for x in (STD.get(in_channels, (0.5,) * in_channels) if std is None else std)],
-    }
+    preprocessing = ImagePreprocess(
+        channels=in_channels,
+        height=image_size,
+        width=image_size,
+        resize=(resized, resized),
+        crop_mode=crop_mode or ("border" if detects else "center"),
+        interpolation=interpolation,
+        mean=tuple(float(x) for x in (MEAN.get(in_channels, (0.5,) * in_channels) if mean is None else mean)),
+        std=tuple(float(x) for x in (STD.get(in_channels, (0.5,) * in_channels) if std is None else std)),
+    )
     example = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     outputs = _run(built, example, target)
     task_options: dict[str, Any] = {}
@@ -97,7 +96,7 @@ def build_module(
         name=name or target.rpartition(":")[2],
         module=built,
         example_inputs=(example,),
-        preprocessing=record,
+        preprocessing=preprocessing,
         task_options=task_options,
     )
 

@@ -14,6 +14,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
+from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.weights import load_weights_, weights_file
@@ -141,25 +142,21 @@ def _preprocessing(
     crop_pct: float,
     crop_mode: str,
     interpolation: str,
-) -> dict[str, Any]:
-    """The record that `FloatModel` describes, as plain JSON data."""
-    return {
-        "kind": "image",
-        "channels": channels,
-        "height": int(height),
-        "width": int(width),
-        "resize": {"height": math.floor(height / crop_pct), "width": math.floor(width / crop_pct)},
-        "crop_mode": crop_mode,
-        "crop_pct": float(crop_pct),
-        "interpolation": interpolation,
-        "value_range": [0, 1],
-        "mean": _per_channel(mean, channels),
-        "std": _per_channel(std, channels),
-    }
+) -> ImagePreprocess:
+    return ImagePreprocess(
+        channels=channels,
+        height=int(height),
+        width=int(width),
+        resize=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
+        crop_mode=crop_mode,
+        interpolation=interpolation,
+        mean=_per_channel(mean, channels),
+        std=_per_channel(std, channels),
+    )
 
 
-def _per_channel(values: Sequence[float], channels: int) -> list[float]:
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """As many values as channels: as given, or their average where the model's own are for another number."""
     if len(values) == channels:
-        return [float(value) for value in values]
-    return [sum(values) / len(values)] * channels
+        return tuple(float(value) for value in values)
+    return (sum(values) / len(values),) * channels

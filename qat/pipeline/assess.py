@@ -133,7 +133,7 @@ def write_artifact(
             "task": run.task.name,
             "model": run.model.name,
             "labels": list(run.data.labels),
-            "preprocessing": run.model.preprocessing,
+            "preprocessing": run.model.preprocessing.to_record(),
             **{key: value for key, value in run.model.task_options.items() if key == "postprocessing"},
             "metrics": {name: round(value, 4) for name, value in metrics.items()},
             "recipe": run.config.recipe,

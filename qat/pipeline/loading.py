@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qat.config import Config
 from qat.deploy.artifact import TOKENIZER
+from qat.deploy.preprocess import preprocess_of
 from qat.errors import ConfigError, DataError, EngineError, SchemeError
 from qat.pipeline.run import Judging, Run, open_data, open_source, prepare_model
 from qat.quantization.analysis.weight_error import target_costs
@@ -65,7 +66,7 @@ def open_artifact(config: Config, console: Console) -> Judging:
         config=config,
         folder=None,
         console=console,
-        data=open_data(config, source, manifest["preprocessing"], tokenizer),
+        data=open_data(config, source, preprocess_of(manifest["preprocessing"]), tokenizer),
         task=build_task(
             task_reading(source.kind, config.task.name), labels=source.labels, metric=config.task.metric, **decoding
         ),

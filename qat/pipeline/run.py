@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qat.config import Config, chosen, to_record
 from qat.data import DataModule, DataSource, build_data, build_source
+from qat.deploy.preprocess import Preprocess, TextPreprocess
 from qat.environment import environment
 from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
@@ -85,7 +86,7 @@ def open_source(config: Config) -> DataSource:
     return source
 
 
-def open_data(config: Config, source: DataSource, preprocessing: Mapping[str, Any], tokenizer: Any = None) -> DataModule:
+def open_data(config: Config, source: DataSource, preprocessing: Preprocess, tokenizer: Any = None) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **config.data.batching())
 
@@ -123,7 +124,8 @@ def sample_inputs(run: Judging, count: int) -> tuple[Tensor, ...]:
 def benchmark_inputs(run: Run) -> tuple[Tensor, ...]:
     """Example inputs at the batch size, and where lengths are free at the length, that are to be timed."""
     config = run.config.benchmark
-    limit = int(run.model.preprocessing.get("max_length", config.sequence_length))
+    how = run.model.preprocessing
+    limit = how.max_length if isinstance(how, TextPreprocess) else config.sequence_length
     free = run.model.dynamic_dims or ((0,),) * len(run.model.example_inputs)
     inputs = []
     for x, dims in zip(run.model.example_inputs, free, strict=True):

@@ -12,6 +12,12 @@ from torch import Tensor
 
 from qat.data.images.module import ImageData
 from qat.data.loader import BatchLoader
+from qat.deploy.preprocess import ImagePreprocess
+
+
+def make_preprocess(size: int = 8, *, channels: int = 3, **changes: Any) -> ImagePreprocess:
+    """What `make_record` says."""
+    return ImagePreprocess.from_record(make_record(size, channels=channels, **changes))
 
 
 def make_record(size: int = 8, *, channels: int = 3, **changes: Any) -> dict[str, Any]:
@@ -23,7 +29,6 @@ def make_record(size: int = 8, *, channels: int = 3, **changes: Any) -> dict[str
         "width": size,
         "resize": {"height": size, "width": size},
         "crop_mode": "center",
-        "crop_pct": 1.0,
         "interpolation": "bicubic",
         "value_range": [0, 1],
         "mean": [0.5] * channels,

@@ -10,8 +10,9 @@ import pytest
 from qat.config import CHOICES, MISSING
 from qat.config.data import BoxesConfig, ImagesConfig, TextsConfig
 from qat.data import SOURCES, STRIDE, DetectionData, ImageData, TextData, build_data, build_source
+from qat.deploy.preprocess import TextPreprocess
 from qat.errors import ConfigError
-from tests.data.samples import make_record
+from tests.data.samples import make_preprocess
 
 
 def test_build_source_names_the_sources_near_an_unknown_one() -> None:
@@ -31,18 +32,23 @@ def test_build_source_names_the_option_that_is_needed() -> None:
 
 def test_build_data_makes_batches_of_a_source() -> None:
     assert SOURCES
-    data = build_data(build_source("digits"), preprocessing=make_record(), limit_test=20)
+    data = build_data(build_source("digits"), preprocessing=make_preprocess(), limit_test=20)
     assert data.n_test == 20
     assert len(data.labels) == 10
 
 
 def test_build_data_refuses_options_of_another_kind_together() -> None:
-    source = build_source("grammar", train=20, test=10)
+    source, texts = build_source("grammar", train=20, test=10), TextPreprocess(inputs=("input_ids",), max_length=8)
     with pytest.raises(ConfigError) as refused:
-        build_data(source, preprocessing={}, augment="flip", verify=False, batch_size=8)
+        build_data(source, preprocessing=texts, augment="flip", verify=False, batch_size=8)
     lines = str(refused.value).splitlines()
     assert [line.split(".")[1].split()[0] for line in lines] == ["augment", "verify"]
     assert all("has no meaning for sentences" in line and "batch_size" in line for line in lines)
+
+
+def test_build_data_refuses_preprocessing_of_another_kind() -> None:
+    with pytest.raises(ConfigError, match="holds sentences; the model takes something else"):
+        build_data(build_source("grammar", train=20, test=10), preprocessing=make_preprocess())
 
 
 MODULES = {ImagesConfig: ImageData, BoxesConfig: DetectionData, TextsConfig: TextData}

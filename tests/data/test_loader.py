@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qat.data.images.digits import digits_source
 from qat.data.images.module import ImageData
-from tests.data.samples import make_record
+from tests.data.samples import make_preprocess
 
 STOP_AFTER = 8  # batches: two epochs have 6 each
 
@@ -46,7 +46,7 @@ class _Recorder(pl.LightningModule):
 def _data(workers: int) -> ImageData:
     return ImageData(
         digits_source(),
-        preprocessing=make_record(),
+        preprocessing=make_preprocess(),
         augment="shift",
         batch_size=16,
         limit_train=100,

@@ -43,11 +43,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nn.init.normal_(heads.classification_head.cls_logits.weight, std=0.2)
     nn.init.ones_(heads.regression_head.bbox_reg.bias)
     prepared = qat.prepare(built.module, built.example_inputs)
-    inputs = ImagePreprocess.from_record(built.preprocessing)(make_image(96, 96))
+    inputs = ImagePreprocess.from_record(built.preprocessing.to_record())(make_image(96, 96))
     qat.calibrate(prepared, [(inputs,)])
     metadata = {
         "labels": list(LABELS),
-        "preprocessing": built.preprocessing,
+        "preprocessing": built.preprocessing.to_record(),
         "postprocessing": built.task_options["postprocessing"],
     }
     folder = tmp_path_factory.mktemp("detector") / "net"

@@ -12,7 +12,7 @@ from qat.deploy.preprocess import ImagePreprocess, Placement, to_8_bit
 from qat.errors import ConfigError, DataError
 from qat.models.timm import build_timm
 from tests.data.detection.samples import extent, rectangles
-from tests.data.samples import make_image, make_record
+from tests.data.samples import make_image, make_preprocess, make_record
 
 SIZES = [(32, 32), (100, 60), (60, 100), (37, 51), (300, 20)]
 
@@ -29,7 +29,7 @@ def test_preprocess_equals_timm_evaluation_transform(crop_mode: str, crop_pct: f
         crop_pct=crop_pct,
         interpolation=interpolation,
     )
-    record = built.preprocessing
+    record = built.preprocessing.to_record()
     keys = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
     reference = create_transform((3, 48, 48), **{key: record[key] for key in keys})
     preprocess = ImagePreprocess.from_record(record)
@@ -65,7 +65,7 @@ def test_placement_says_where_an_image_stands(crop_mode: str, resize: tuple[int,
 
 
 def test_placement_of_a_letterbox_is_its_formula() -> None:
-    placement = ImagePreprocess.from_record(make_record(50, crop_mode="border")).placement(200, 100)
+    placement = (make_preprocess(50, crop_mode="border")).placement(200, 100)
     assert placement == Placement(scale_x=0.25, scale_y=0.25, left=0, top=12)
     assert placement.to_input(torch.tensor([[0.0, 0.0, 200.0, 100.0]])).tolist() == [[0, 12, 50, 37]]
 
@@ -78,7 +78,7 @@ def test_placement_to_image_inverts_to_input() -> None:
 
 
 def test_normalise_is_the_formula() -> None:
-    preprocess = ImagePreprocess.from_record(make_record(4, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]))
+    preprocess = make_preprocess(4, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     expected = (pixels / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.4, 0.5, 0.6])
     torch.testing.assert_close(preprocess.normalise(pixels), torch.tensor(expected.transpose(0, 3, 1, 2), dtype=torch.float32))
@@ -96,7 +96,7 @@ def test_normalise_is_the_formula() -> None:
 )
 def test_preprocess_refuses_a_record_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        ImagePreprocess.from_record(make_record(**changes))
+        (make_preprocess(**changes))
 
 
 def test_preprocess_names_what_a_record_lacks() -> None:

@@ -104,9 +104,9 @@ def test_all_of_it_becomes_integers(head: str) -> None:
 
 
 def test_whole_image_is_seen_in_a_letterbox() -> None:
-    assert (_built("fcos").preprocessing["crop_mode"], _built("fcos").preprocessing["crop_pct"]) == ("border", 1.0)
-    assert _built("fcos").preprocessing["resize"] == {"height": SIZE, "width": SIZE}
-    assert _build(crop_mode="squash", crop_pct=1.0).preprocessing["crop_mode"] == "squash"
+    record = _built("fcos").preprocessing.to_record()
+    assert (record["crop_mode"], record["resize"]) == ("border", {"height": SIZE, "width": SIZE})
+    assert _build(crop_mode="squash", crop_pct=1.0).preprocessing.to_record()["crop_mode"] == "squash"
 
 
 def test_local_weights_of_a_classifier_go_into_the_backbone(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_size_of_the_processor_is_squashed_into_and_edges_are_letterboxed(
 ) -> None:
     _save("yolos", tmp_path, size=size)
     built = _build("yolos", path=str(tmp_path), options=None, image_size=None)
-    record = built.preprocessing
+    record = built.preprocessing.to_record()
     assert (record["height"], record["width"], record["crop_mode"]) == expected
     assert record["resize"] == {"height": expected[0], "width": expected[1]}
     assert tuple(built.example_inputs[0].shape) == (2, 3, *expected[:2])
@@ -250,16 +250,16 @@ def test_statistics_of_the_processor_are_taken_when_it_normalises(
     normalises: bool, mean: list[float], std: list[float], tmp_path: Path
 ) -> None:
     _save("yolos", tmp_path, do_normalize=normalises, **STATISTICS)
-    record = _build("yolos", path=str(tmp_path), options=None).preprocessing
+    record = _build("yolos", path=str(tmp_path), options=None).preprocessing.to_record()
     assert (record["mean"], record["std"]) == (mean, std)
-    record = _build("yolos", path=str(tmp_path), options=None, mean=[0.5] * 3, std=[0.25] * 3).preprocessing
+    record = _build("yolos", path=str(tmp_path), options=None, mean=[0.5] * 3, std=[0.25] * 3).preprocessing.to_record()
     assert (record["mean"], record["std"]) == ([0.5] * 3, [0.25] * 3)
 
 
 def test_fresh_detector_has_a_letterbox_and_pixels_from_0_to_1() -> None:
-    record = _build("yolos").preprocessing
+    record = _build("yolos").preprocessing.to_record()
     assert (record["height"], record["crop_mode"], record["mean"], record["std"]) == (SIZE, "border", [0.0] * 3, [1.0] * 3)
-    assert _build("yolos", crop_mode="squash").preprocessing["crop_mode"] == "squash"
+    assert _build("yolos", crop_mode="squash").preprocessing.to_record()["crop_mode"] == "squash"
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

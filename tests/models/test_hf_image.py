@@ -60,7 +60,7 @@ def test_weights_of_a_folder_are_taken_and_another_head_starts_fresh(tmp_path: P
             assert torch.equal(ours[name], value), name
     assert ours["classifier.weight"].shape == (3, 32)
     assert built.name == tmp_path.name
-    assert (built.preprocessing["height"], built.preprocessing["width"]) == (32, 32)
+    assert (built.preprocessing.to_record()["height"], built.preprocessing.to_record()["width"]) == (32, 32)
 
 
 PROCESSORS = {
@@ -79,7 +79,7 @@ def test_input_is_that_of_the_image_processor(name: str, tmp_path: Path) -> None
     processor = PROCESSORS[name]
     ConvNextForImageClassification(ConvNextConfig(**CONVNEXT)).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    record = _build(path=str(tmp_path)).preprocessing
+    record = _build(path=str(tmp_path)).preprocessing.to_record()
     for image in (_image(), _image(45, 61), _image(400, 300)):
         theirs = torch.as_tensor(np.asarray(processor(image, return_tensors="np")["pixel_values"]))
         ours = ImagePreprocess.from_record(record)(image)
@@ -90,7 +90,7 @@ def test_input_is_that_of_the_image_processor(name: str, tmp_path: Path) -> None
 def test_what_is_asked_for_goes_before_the_image_processor(tmp_path: Path) -> None:
     ConvNextForImageClassification(ConvNextConfig(**CONVNEXT)).save_pretrained(tmp_path)
     PROCESSORS["edge_and_crop"].save_pretrained(tmp_path)
-    record = _build(path=str(tmp_path), image_size=64, mean=[0.0] * 3, interpolation="bilinear").preprocessing
+    record = _build(path=str(tmp_path), image_size=64, mean=[0.0] * 3, interpolation="bilinear").preprocessing.to_record()
     assert (record["height"], record["resize"]) == (64, {"height": 80, "width": 80})
     assert (record["mean"], record["interpolation"], record["crop_mode"]) == ([0.0] * 3, "bilinear", "center")
 

@@ -70,10 +70,10 @@ def test_function_without_parameters_is_called_without() -> None:
 
 
 def test_preprocessing_is_that_of_imagenet_unless_said_otherwise() -> None:
-    record = _build("Net", image_size=64, crop_pct=0.8).preprocessing
+    record = _build("Net", image_size=64, crop_pct=0.8).preprocessing.to_record()
     assert (record["resize"], record["crop_mode"]) == ({"height": 80, "width": 80}, "center")
     assert record["mean"] == [0.485, 0.456, 0.406]
-    other = _build("Net", mean=[0, 0, 0], std=[1, 1, 1]).preprocessing
+    other = _build("Net", mean=[0, 0, 0], std=[1, 1, 1]).preprocessing.to_record()
     assert (other["mean"], other["std"]) == ([0.0] * 3, [1.0] * 3)
 
 
@@ -106,7 +106,10 @@ def test_detector_has_its_own_criterion_and_a_named_decoder() -> None:
     record = built.task_options["postprocessing"]
     assert record == {"kind": "queries", "activation": "softmax", "limit": 100, "height": 32, "width": 32}
     outputs = built.module(*built.example_inputs)
-    assert (built.preprocessing["crop_mode"], built.preprocessing["resize"]) == ("border", {"height": 32, "width": 32})
+    assert (built.preprocessing.to_record()["crop_mode"], built.preprocessing.to_record()["resize"]) == (
+        "border",
+        {"height": 32, "width": 32},
+    )
     assert float(built.task_options["criterion"](outputs, [1], [1, 2]).detach()) == 3.0
 
 

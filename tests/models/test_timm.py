@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,17 @@ def test_build_timm_makes_a_model_of_the_given_size(name: str) -> None:
 def test_build_timm_takes_size_and_statistics_from_timm() -> None:
     built = build_timm(name="test_resnet", num_classes=5)
     expected = resolve_model_data_config(built.module)  # type: ignore[no-untyped-call]
-    record = built.preprocessing
+    record = built.preprocessing.to_record()
     assert (record["channels"], record["height"], record["width"]) == expected["input_size"]
-    for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation"):
+    assert record["resize"]["height"] == math.floor(record["height"] / expected["crop_pct"])
+    for key in ("mean", "std", "crop_mode", "interpolation"):
         assert record[key] == (list(expected[key]) if key in ("mean", "std") else expected[key])
 
 
 def test_build_timm_preprocessing_is_plain_json_and_can_be_overridden() -> None:
     record = build_timm(
         name="test_resnet", num_classes=5, image_size=96, mean=[0.5] * 3, std=(0.25,) * 3, crop_pct=1.0
-    ).preprocessing
+    ).preprocessing.to_record()
     assert json.loads(json.dumps(record)) == record
     assert record["mean"] == [0.5] * 3
     assert record["std"] == [0.25] * 3
@@ -65,9 +67,9 @@ def test_build_timm_preprocessing_is_plain_json_and_can_be_overridden() -> None:
 
 def test_build_timm_grey_model_averages_the_statistics() -> None:
     built = build_timm(name="test_resnet", num_classes=5, in_channels=1)
-    colour = build_timm(name="test_resnet", num_classes=5).preprocessing
+    colour = build_timm(name="test_resnet", num_classes=5).preprocessing.to_record()
     assert built.example_inputs[0].shape[1] == 1
-    assert built.preprocessing["mean"] == [sum(colour["mean"]) / 3]
+    assert built.preprocessing.to_record()["mean"] == [sum(colour["mean"]) / 3]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -122,8 +124,8 @@ def test_build_timm_loads_a_model_folder(num_classes: int, tmp_path: Path) -> No
     loaded = built.module.state_dict()
     same = [key for key in weights if num_classes == 7 or not key.startswith("fc.")]
     assert all(torch.equal(loaded[key], weights[key]) for key in same)
-    assert built.preprocessing["mean"] == [0.1, 0.2, 0.3]
-    assert built.preprocessing["height"] == 48
+    assert built.preprocessing.to_record()["mean"] == [0.1, 0.2, 0.3]
+    assert built.preprocessing.to_record()["height"] == 48
 
 
 def test_build_timm_fits_position_embeddings_to_another_size(tmp_path: Path) -> None:

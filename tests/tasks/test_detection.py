@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qat.data import build_data
 from qat.data.batch import Examples
 from qat.data.detection.batch import DetectionBatch, Seen
 from qat.data.detection.module import DetectionData
 from qat.data.detection.shapes import LABELS, shapes_source
 from qat.data.detection.source import Boxes
 from qat.deploy.postprocess import Detections
-from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
 from qat.models.dense import build_dense
 from qat.tasks import TASKS, DetectionTask, task_reading
 from qat.tasks.detection import found_again
-from tests.data.samples import make_record
+from tests.data.samples import make_preprocess
 
 SIZE = 64
 
@@ -51,7 +51,7 @@ def _truth(*boxes: tuple[list[float], int]) -> Boxes:
 
 def _batch(*images: tuple[int, int, Boxes]) -> DetectionBatch:
     """Width, height and boxes of every stored image, letterboxed into 64 x 64."""
-    preprocess = ImagePreprocess.from_record(make_record(SIZE, crop_mode="border"))
+    preprocess = make_preprocess(SIZE, crop_mode="border")
     seen = [
         Seen(width=width, height=height, placement=preprocess.placement(width, height), boxes=boxes)
         for width, height, boxes in images
@@ -75,7 +75,8 @@ def _points(task: DetectionTask, decisions: Sequence[Detections], batch: Detecti
 
 def test_loss_is_that_of_the_criterion() -> None:
     built = build_dense(name="test_resnet", num_classes=3, image_size=SIZE, head_options={"channels": 16})
-    data = DetectionData(shapes_source(train=8, test=4), preprocessing=built.preprocessing, batch_size=4)
+    data = build_data(shapes_source(train=8, test=4), preprocessing=built.preprocessing, batch_size=4)
+    assert isinstance(data, DetectionData)
     task = _task(**built.task_options)
     batch = next(iter(data.test_dataloader()))
     outputs = built.module(*task.inputs(batch))

@@ -25,7 +25,7 @@ class DetectionData(DataModule):
 
     Args:
         source: the images and their boxes.
-        preprocessing: the record of the float model, see `FloatModel`.
+        preprocessing: of the float model or of an artifact.
         batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
         augment: "none", "flip", "ssd" or "ssd_any_side_up".
         val_fraction: share of the training images held out when the source has no validation split.
@@ -42,7 +42,7 @@ class DetectionData(DataModule):
         self,
         source: BoxSource,
         *,
-        preprocessing: Mapping[str, Any],
+        preprocessing: ImagePreprocess,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -71,7 +71,6 @@ class DetectionData(DataModule):
         check_fraction("val_fraction", val_fraction)
         if augment_options:
             raise ConfigError(f"augment_options {sorted(augment_options)} are for images without boxes; leave them out")
-        preprocess = ImagePreprocess.from_record(preprocessing)
         plain = BoxAugment("none")
         parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
         corrupt: tuple[str, ...] = ()
@@ -81,11 +80,11 @@ class DetectionData(DataModule):
                 _check_sizes(part)
         self.notes = (*source.notes, *(f"left out {name}" for name in corrupt))
         self.fingerprint = fingerprint(source.labels, parts)
-        self._calibration = DetectionDataset(parts["train"], preprocess, plain)
+        self._calibration = DetectionDataset(parts["train"], preprocessing, plain)
         self.hold_(
-            DetectionDataset(parts["train"], preprocess, BoxAugment(augment), seed),
-            DetectionDataset(parts["val"], preprocess, plain),
-            DetectionDataset(parts["test"], preprocess, plain),
+            DetectionDataset(parts["train"], preprocessing, BoxAugment(augment), seed),
+            DetectionDataset(parts["val"], preprocessing, plain),
+            DetectionDataset(parts["test"], preprocessing, plain),
         )
 
     @property

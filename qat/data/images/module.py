@@ -31,7 +31,7 @@ class ImageData(DataModule):
 
     Args:
         source: the images.
-        preprocessing: the record of the float model, see `FloatModel`.
+        preprocessing: of the float model or of an artifact.
         batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
         augment: "none", "flip", "flip_crop", "shift" or "timm".
         augment_options: for "timm", see `train_transform`.
@@ -49,7 +49,7 @@ class ImageData(DataModule):
         self,
         source: ImageSource,
         *,
-        preprocessing: Mapping[str, Any],
+        preprocessing: ImagePreprocess,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -78,9 +78,8 @@ class ImageData(DataModule):
         check_fraction("val_fraction", val_fraction)
         if not 0 <= corrupt_budget <= 1:
             raise ConfigError(f"data.corrupt_budget is a fraction in [0, 1], got {corrupt_budget}")
-        preprocess = ImagePreprocess.from_record(preprocessing)
-        transform = train_transform(augment, preprocess, augment_options)
-        plain = train_transform("none", preprocess)
+        transform = train_transform(augment, preprocessing, augment_options)
+        plain = train_transform("none", preprocessing)
         parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
         self.corrupt: tuple[str, ...] = ()
         if verify:
@@ -88,11 +87,11 @@ class ImageData(DataModule):
         self.notes = tuple(f"left out {name}" for name in self.corrupt)
         self.num_classes = len(source.labels)
         self.fingerprint = fingerprint(source.labels, parts)
-        self._calibration = ImageDataset(parts["train"], preprocess, plain)
+        self._calibration = ImageDataset(parts["train"], preprocessing, plain)
         self.hold_(
-            ImageDataset(parts["train"], preprocess, transform, seed),
-            ImageDataset(parts["val"], preprocess, plain),
-            ImageDataset(parts["test"], preprocess, plain),
+            ImageDataset(parts["train"], preprocessing, transform, seed),
+            ImageDataset(parts["val"], preprocessing, plain),
+            ImageDataset(parts["test"], preprocessing, plain),
         )
 
     def calibration_batches(self, count: int) -> list[tuple[Tensor, ...]]:

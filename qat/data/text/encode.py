@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,6 @@ class Encoder:
     max_length: int
     refuse_long: bool = False
     stride: int = 0
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any], tokenizer: Any, *, refuse_long: bool, stride: int) -> Encoder:
-        """The encoder that a float model's or an artifact's preprocessing record describes; see `FloatModel`."""
-        return cls(
-            tokenizer=tokenizer,
-            inputs=tuple(record["inputs"]),
-            max_length=int(record["max_length"]),
-            refuse_long=refuse_long,
-            stride=stride,
-        )
 
     @property
     def padding(self) -> tuple[int, ...]:

@@ -12,17 +12,16 @@ from qat.data.detection.coco import coco_source
 from qat.data.detection.shapes import shapes_source
 from qat.data.detection.source import BoxTable
 from qat.data.parts import Part
-from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import DataError
 from tests.data.detection.samples import HEIGHT, WIDTH, contents, extent, write_coco
-from tests.data.samples import make_record
+from tests.data.samples import make_preprocess
 
 
 def _dataset(
     table: BoxTable, *, indices: list[int] | None = None, augment: str = "none", seed: int = 0, crop_mode: str = "border"
 ) -> DetectionDataset:
     chosen = np.array(range(len(table.targets)) if indices is None else indices, dtype=np.int64)
-    preprocess = ImagePreprocess.from_record(make_record(48, crop_mode=crop_mode))
+    preprocess = make_preprocess(48, crop_mode=crop_mode)
     return DetectionDataset(Part(table=table, indices=chosen), preprocess, BoxAugment(augment), seed)
 
 

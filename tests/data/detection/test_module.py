@@ -13,19 +13,19 @@ from qat.data.detection.shapes import shapes_source
 from qat.data.detection.source import BoxSource
 from qat.errors import ConfigError, DataError
 from tests.data.detection.samples import HEIGHT, WIDTH, contents, rectangles, write_coco
-from tests.data.samples import make_record
+from tests.data.samples import make_preprocess
 
-RECORD = make_record(32, crop_mode="border")
+PREPROCESS = make_preprocess(32, crop_mode="border")
 
 
 def _shapes(**options: Any) -> DetectionData:
     return DetectionData(
-        shapes_source(train=40, test=10), preprocessing=RECORD, **{"batch_size": 8, "augment": "ssd", **options}
+        shapes_source(train=40, test=10), preprocessing=PREPROCESS, **{"batch_size": 8, "augment": "ssd", **options}
     )
 
 
 def _coco(source: BoxSource, **options: Any) -> DetectionData:
-    return DetectionData(source, preprocessing=RECORD, **{"batch_size": 2, **options})
+    return DetectionData(source, preprocessing=PREPROCESS, **{"batch_size": 2, **options})
 
 
 def _batches(data: DetectionData, epoch: int = 0) -> list[DetectionBatch]:

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from qat.data.images.augment import AUGMENTS, flip, flip_crop, shift, train_transform
-from qat.deploy.preprocess import ImagePreprocess
 from qat.errors import ConfigError
-from tests.data.samples import make_image, make_record
+from tests.data.samples import make_image, make_preprocess
 
-PREPROCESS = ImagePreprocess.from_record(make_record(24))
+PREPROCESS = make_preprocess(24)
 
 
 @pytest.mark.parametrize("name", [*AUGMENTS, "timm"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transform_repeats_with_its_seed_and_leaves_global_randomness_alone(name: str, channels: int) -> None:
-    transform = train_transform(name, ImagePreprocess.from_record(make_record(24, channels=channels)))
+    transform = train_transform(name, (make_preprocess(24, channels=channels)))
     image = make_image(32, 20).convert("L" if channels == 1 else "RGB")
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
     first = transform(image, random.Random(7))
