@@ -23,6 +23,7 @@ from qat.deploy.preprocess import Preprocess, TextPreprocess
 from qat.environment import environment
 from qat.evaluation.evaluate import Evaluation, evaluate
 from qat.models import FloatModel, build_model
+from qat.quantization.graph.capture import Traced
 from qat.quantization.prepare import prepare
 from qat.quantization.prepared import PreparedModel
 from qat.ranks import leads
@@ -91,8 +92,8 @@ def open_data(config: Config, source: DataSource, preprocessing: Preprocess, tok
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **config.data.batching())
 
 
-def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
-    """Capture and place as the configuration says."""
+def prepare_model(run: Run, network: nn.Module, traced: Traced | None = None) -> PreparedModel:
+    """Capture and place as the configuration says; `traced` see `prepare`."""
     config = run.config.quantization
     return prepare(
         network,
@@ -101,6 +102,7 @@ def prepare_model(run: Run, network: nn.Module) -> PreparedModel:
         observer=config.observer,
         keep_float=config.keep_float,
         dynamic_dims=run.model.dynamic_dims,
+        traced=traced,
     )
 
 

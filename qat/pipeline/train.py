@@ -28,6 +28,7 @@ from qat.pipeline.stages import fit_options, load_baseline, optimizer_of, time_s
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, check_engines, lower
+from qat.quantization.graph.capture import Traced, trace
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.schedule import QATSchedule
 from qat.ranks import leads, own_share, world_size
@@ -66,13 +67,13 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> Report | None:
     network = run.model.module
     if config.baseline is not None:
         load_baseline(network, Path(config.baseline))
-    preflight(run, network)
+    traced, trace_s = preflight(run, network)
     if leads():
         _write_inputs(config, folder, overrides)
     _LOG.info("%s on %s, %d training and %d test samples", run.model.name, run.data.name, run.data.n_train, run.data.n_test)
     train_fp32(run, network)
     stages = {"fp32": score(run, network.eval(), "fp32")} if leads() else {}
-    prepared, prepare_s = prepare_and_calibrate(run, network)
+    prepared, place_s = prepare_and_calibrate(run, network, traced)
     if leads():
         stages["ptq"] = score(run, lower(convert(prepared), config.engines[0]), "ptq")
     step_times = time_steps(run, network, prepared)
@@ -89,7 +90,7 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> Report | None:
         prepared,
         program,
         stages=stages,
-        training={**step_times, "prepare_s": prepare_s, "convert_s": convert_s},
+        training={**step_times, "prepare_s": trace_s + place_s, "convert_s": convert_s},
         folder=folder,
     )
     append(folder / "metrics.jsonl", {"stage": "summary", "step": None, **report.logged()})
@@ -103,27 +104,35 @@ def run_stages(run: Run, folder: Path, overrides: list[str]) -> Report | None:
     return report
 
 
-def preflight(run: Run, network: nn.Module) -> None:
-    """Capture, place, calibrate on two samples and convert before any training: what cannot work fails in seconds."""
+def preflight(run: Run, network: nn.Module) -> tuple[Traced, float]:
+    """Trace, place, calibrate on two samples and convert before any training: what cannot work fails in seconds.
+
+    Returns:
+        The traced network and the seconds that tracing took.
+    """
     config = run.config
     QATSchedule(quantize_from=config.quantization.quantize_from, freeze_ranges_at=config.quantization.freeze_ranges_at)
     for stage in (config.fp32, config.qat):
         run.task.smoothed(stage.label_smoothing)
         optimizer_of(run, stage)
         make_trainer(fit_options(run, stage), Path(config.output), logger=False, enable_checkpointing=False)
-    prepared = prepare_model(run, network)
+    start = time.perf_counter()
+    traced = trace(network, run.model.example_inputs, dynamic_dims=run.model.dynamic_dims)
+    seconds = time.perf_counter() - start
+    prepared = prepare_model(run, network, traced)
     first = run.data.calibration_batches(min(1, config.quantization.calibration_batches))[0]
     calibrate(prepared, [tuple(x[:2] for x in first)])
     program = convert(prepared)
     for engine in config.engines:
         if refusal := ENGINES[engine].refusal(program):
             raise EngineError(f"engine {engine!r} cannot run this model: {refusal}")
+    return traced, seconds
 
 
-def prepare_and_calibrate(run: Run, network: nn.Module) -> tuple[PreparedModel, float]:
-    """Capture, place and calibrate; returns the prepared model and the seconds that capture and placement took."""
+def prepare_and_calibrate(run: Run, network: nn.Module, traced: Traced) -> tuple[PreparedModel, float]:
+    """Place and calibrate; returns the prepared model and the seconds that folding and placement took."""
     start = time.perf_counter()
-    prepared = prepare_model(run, network)
+    prepared = prepare_model(run, network, traced)
     seconds = time.perf_counter() - start
     config = run.config.quantization
     batches = run.data.calibration_batches(config.calibration_batches * world_size())  # as many samples as of global batches

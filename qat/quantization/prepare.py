@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qat.errors import ConfigError, ConvertError, near
-from qat.quantization.graph.capture import Captured, capture
+from qat.quantization.graph.capture import Captured, Traced, trace
 from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name
 from qat.quantization.kernel_table import Kernel, Role, argument
 from qat.quantization.layouts import Layout, frame_of
@@ -32,6 +32,7 @@ def prepare(
     keep_float: Sequence[str] = (),
     qconfig: QConfigs | None = None,
     dynamic_dims: Sequence[Sequence[int]] | None = None,
+    traced: Traced | None = None,
     backend: str | None = None,
 ) -> PreparedModel:
     """Capture `model`, fold its batch norms and place fake quantization for `target`; `model` is left alone.
@@ -43,7 +44,8 @@ def prepare(
         keep_float: shell-style patterns over dotted layer names that must stay float.
         qconfig: other fake quantization than the default's, for all layers or by pattern, see `QConfig`; None as the value of a
             pattern is the same as naming it in `keep_float`.
-        dynamic_dims: see `capture`.
+        dynamic_dims: see `trace`.
+        traced: of an earlier `trace` of this model, whose weights alone may have changed since; saves tracing it again.
         backend: taken by an earlier qat; refused with what it is called now.
 
     Raises:
@@ -55,7 +57,7 @@ def prepare(
             f"prepare takes target=NAME instead of backend={backend!r}.{renamed(backend) or near(backend, TARGETS)}"
         )
     made_for = get_target(target)
-    captured = capture(model, example_inputs, dynamic_dims=dynamic_dims)
+    captured = (traced or trace(model, example_inputs, dynamic_dims=dynamic_dims)).captured(model)
     placement = place(captured.module.graph, made_for, keep_float=[*keep_float, *kept_float(qconfig)])
     if not any(kernel.role is Role.COMPUTE for kernel in placement.kernels.values()):
         raise ConvertError(

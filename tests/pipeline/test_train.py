@@ -11,6 +11,7 @@ from torch import Tensor
 
 import qat
 from qat.data import build_data, build_source
+from qat.deploy.preprocess import preprocess_of
 from qat.errors import ConfigError, DataError, KeepFloatError, QatError
 from qat.models import build_model
 from qat.pipeline.train import train
@@ -28,7 +29,7 @@ def report(finished: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def test_set(finished: Path) -> tuple[Tensor, Tensor]:
     """The test images of the run as the artifact's manifest says they are made, and their targets."""
-    preprocessing = qat.read_manifest(finished / "artifact")["preprocessing"]
+    preprocessing = preprocess_of(qat.read_manifest(finished / "artifact")["preprocessing"])
     data = build_data(build_source("digits"), preprocessing=preprocessing, batch_size=50, limit_test=TINY["data.limit_test"])
     images, targets = zip(*data.test_dataloader(), strict=True)
     return torch.cat(images), torch.cat(targets)

@@ -49,10 +49,50 @@ class Captured:
     inputs: tuple[InputSpec, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A model as one graph in one dialect, its batch norms not folded yet: all that does not depend on its weights.
+
+    Tracing takes seconds to minutes, and training changes nothing of it.
+
+    Args:
+        module: the graph with the weights at the time of tracing.
+        example_inputs: for the numeric checks.
+        inputs: see `Captured`.
+    """
+
+    module: fx.GraphModule
+    example_inputs: tuple[Tensor, ...]
+    inputs: tuple[InputSpec, ...]
+
+    def captured(self, model: nn.Module) -> Captured:
+        """The graph with the weights that `model` has now, batch norms folded.
+
+        Args:
+            model: that was traced; left alone.
+
+        Raises:
+            CaptureError: the graph does not compute what the model computes.
+        """
+        model, module, inputs = _plain(model), copy.deepcopy(self.module), self.example_inputs
+        with torch.no_grad():
+            _take_over_(module, model)
+            _check(model, pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(module(*inputs)))
+            before = _probe(module, inputs)
+            fold_batch_norms_(module)
+            _check(model, before, _probe(module, inputs))
+        return Captured(module=module, inputs=self.inputs)
+
+
 def capture(
     model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
 ) -> Captured:
-    """Trace `model` in eval mode into one graph with a free batch size and folded batch norms.
+    """Trace `model` in eval mode into one graph with a free batch size and folded batch norms; see `trace`."""
+    return trace(model, example_inputs, dynamic_dims=dynamic_dims).captured(model)
+
+
+def trace(model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None) -> Traced:
+    """Trace `model` in eval mode into one graph with a free batch size.
 
     Args:
         model: any module that takes tensors and returns a tensor or a tuple, list or dict of tensors; left alone.
@@ -60,30 +100,37 @@ def capture(
         dynamic_dims: per input, the dimensions that stay free; the default is dimension 0 of every input.
 
     Raises:
-        CaptureError: the model cannot be traced, or the graph does not compute what the model computes.
+        CaptureError: the model cannot be traced.
     """
     inputs = tuple(_doubled(x) for x in example_inputs)
     if not inputs:
         raise CaptureError("capture needs at least one example input")
     dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
-    # One memory layout: that of trained weights may be another, and the graph must not depend on it.
-    model = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
-    module = _export(model, inputs, dims)
+    module = _export(_plain(model), inputs, dims)
     inline_regions_(module)
     normalize_(module)
-    with torch.no_grad():
-        _check(model, pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(module(*inputs)))
-        before = _probe(module, inputs)
-        fold_batch_norms_(module)
-        _check(model, before, _probe(module, inputs))
     placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-    return Captured(
+    return Traced(
         module=module,
+        example_inputs=inputs,
         inputs=tuple(
             InputSpec(name=name, dtype=x.dtype, shape=tuple(None if i in free else n for i, n in enumerate(x.shape)))
             for name, x, free in zip(placeholders, inputs, dims, strict=True)
         ),
     )
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy in eval mode and one memory layout: trained weights may have another, and the graph must not depend on it."""
+    return copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+
+
+def _take_over_(module: fx.GraphModule, model: nn.Module) -> None:
+    """Give the graph's tensors the values of the model's of the same names."""
+    theirs = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        if name in theirs:
+            tensor.copy_(theirs[name])
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from qat.errors import CaptureError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
-from qat.quantization.graph.capture import capture
+from qat.quantization.graph.capture import capture, trace
 from qat.quantization.prepare import prepare
 from tests.quantization.networks import CASES, Case, ConvNet, Inline, graph_ops
 
@@ -320,3 +320,26 @@ def test_capture_gives_the_same_graph_whatever_the_layout_of_the_weights() -> No
         for network in (model, copy.deepcopy(model).to(memory_format=torch.channels_last))
     )
     assert plain == trained
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_what_was_traced_before_training_takes_the_trained_weights(case: Case) -> None:
+    model, x = case.model(), case.inputs()
+    traced = trace(model, (x,))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.mul_(1.1).add_(0.01 * torch.rand_like(tensor))
+    again, fresh = traced.captured(model), capture(model, (x,))
+    assert [n.format_node() for n in again.module.graph.nodes] == [n.format_node() for n in fresh.module.graph.nodes]
+    assert again.inputs == fresh.inputs
+    state, expected = again.module.state_dict(), fresh.module.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_another_model_than_was_traced_is_refused() -> None:
+    traced = trace(ConvNet(), (torch.randn(2, 3, 8, 8),))
+    with pytest.raises(CaptureError, match="differs from the model"):
+        traced.captured(nn.Sequential(ConvNet(), nn.Softmax(-1)))
