@@ -96,6 +96,7 @@ def test_without_optuna_a_search_says_what_to_install_and_a_grid_needs_nothing(t
     assert _sweep([sys.executable, "-c", grid], tmp_path).stdout == "[['a=1'], ['a=2']]\n"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_job_at_work_the_others_go_on_and_so_does_the_sweep_with_resume(tmp_path: Path) -> None:
     command = _command("seed=0,1", "hydra.sweep.dir=sweep", fp32__max_epochs=30)
     sweep = tmp_path / "sweep"
@@ -119,6 +120,7 @@ def test_sigterm_ends_the_job_at_work_the_others_go_on_and_so_does_the_sweep_wit
     assert [row["ended"] for row in _rows(sweep / "jobs.csv")] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_search_that_was_killed_goes_on_by_the_same_command(tmp_path: Path) -> None:
     """SIGKILL to all of it while trial 1 trains: no handler has a chance."""
     command = _command(

@@ -129,6 +129,7 @@ def test_step_of_two_ranks_is_that_of_one_process_with_the_batches_of_both(tmp_p
     assert max(float((half[name] - one[name]).abs().max()) for name in floats if "weight" in name) > 1e-4
 
 
+@pytest.mark.slow
 def test_ranks_that_are_told_to_end_continue_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder)
@@ -151,6 +152,7 @@ def test_ranks_that_are_told_to_end_continue_bit_for_bit(whole: Path, tmp_path: 
     assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder, fp32__max_epochs=20)
@@ -171,6 +173,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path) -> 
     check_report(json.loads((folder / "report.json").read_text()))
 
 
+@pytest.mark.slow
 def test_ranks_of_a_trial_that_is_pruned_end_as_such(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.create_study(study_name="s", storage=storage, direction="maximize")

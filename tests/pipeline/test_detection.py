@@ -74,7 +74,7 @@ def test_commands_work_on_what_a_detection_run_left(finished_shapes: Path, tmp_p
     assert qat.read_manifest(folder)["postprocessing"] == qat.read_manifest(artifact)["postprocessing"]
 
 
-@pytest.mark.parametrize("name", ["d_fine", "yolos"])
+@pytest.mark.parametrize("name", [pytest.param("d_fine", marks=pytest.mark.slow), "yolos"])
 def test_hugging_face_detectors_run_to_a_report(name: str, tmp_path: Path) -> None:
     """One that trains with denoising queries, and one with a softmax; both take a free batch."""
     config = tiny_config(

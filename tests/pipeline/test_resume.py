@@ -219,7 +219,9 @@ def test_run_killed_by_the_system_is_resumed_bit_for_bit(
     _same(folder, whole[0])
 
 
-@pytest.mark.parametrize("cut", [("fp32", 9), ("qat", 9)])
+@pytest.mark.parametrize(
+    "cut", [pytest.param(("fp32", 9), marks=pytest.mark.slow), ("qat", 9)], ids=lambda cut: f"{cut[0]}-{cut[1]}"
+)
 def test_resumed_text_run_is_the_uninterrupted_one(
     cut: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
