@@ -7,7 +7,6 @@ python scripts/detection_speed.py [--threads 2] [--repeats 40]
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from pages import measured_on, publish
 from PIL import Image
 from torch import nn
 
 import qat
 from qat.deploy.detector import Detector
 from qat.deploy.postprocess import decoder
-from qat.environment import environment
 from qat.evaluation.benchmark import measure
 from qat.models.dense import build_dense
 from qat.models.float_model import FloatModel
@@ -83,14 +82,13 @@ def inference(recipe: str, changes: dict[str, Any], repeats: int) -> dict[str, A
 
 def page(result: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    env = result["environment"]
     lines = [
         "# Speed of detectors",
         "",
         "Written by `make bench`. Medians of interleaved rounds in one process, batch 1, random weights. The network is "
         "what was captured; the whole goes from a picture of 640 x 480 pixels through letterbox, network, decoding and "
         "suppression to boxes. With random weights nearly every anchor is a candidate: the worst case.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
+        measured_on(result),
         "",
         "| detector | GMACs, in INT8 | network FP32 ms | "
         + " | ".join(f"{e} ms" for e in ENGINES)
@@ -114,12 +112,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"environment": environment(), "models": {}}
+    result: dict[str, Any] = {"models": {}}
     for name, (recipe, changes) in MODELS.items():
         result["models"][name] = inference(recipe, changes, arguments.repeats)
         print(name, result["models"][name], flush=True)
-    (DOCS / "detection_speed.json").write_text(json.dumps(result, indent=1) + "\n")
-    (DOCS / "detection_speed.md").write_text(page(result))
+    publish("detection_speed", result, page)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import transformers
 from matrix import sqnr, summary, train_step
+from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import nn
 
@@ -31,7 +32,6 @@ sys.path.insert(0, str(ROOT))
 
 import qat  # noqa: E402
 from qat.deploy.postprocess import decoder  # noqa: E402
-from qat.environment import environment  # noqa: E402
 from qat.models.dense import build_dense  # noqa: E402
 from qat.models.float_model import FloatModel  # noqa: E402
 from qat.models.hf_detector import build_hf_detector  # noqa: E402
@@ -119,7 +119,8 @@ def _reason(row: dict[str, Any], engine: str) -> str | None:
     return f"SQNR {min(low)} dB" if low else None
 
 
-def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
+def page(content: Content) -> str:
+    rows = content["rows"]
     passed = sum(row["reason"] is None for row in rows)
     lines = [
         "# Detectors",
@@ -129,7 +130,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         f"another batch size and decoded. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one step per layer. "
         f"SQNR: fake-quant simulation against INT8 at each raw output (logits, boxes, ...), free-running; on `fbgemm` at least "
         f"{MIN_SQNR:g}. Where queries are chosen by score, one that changes places moves a whole row.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, transformers {transformers.__version__}.",
+        measured_on(content, f"transformers {transformers.__version__}"),
         "",
         "| detector | engine | passes | MACs in INT8 | layers | float ops | SQNR dB | prepare s |",
         "|---|---|---|---|---|---|---|---|",
@@ -142,15 +143,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
             share = f"{r['macs_int8']:.1%}" if "macs_int8" in r else ""
             cells = [row["model"], engine, "yes" if r["reason"] is None else r["reason"], share, layers, floats, decibel]
             lines.append("| " + " | ".join(str(c) for c in [*cells, r.get("prepare_s", "")]) + " |")
-    reasons = sorted(
-        {
-            f"`{name}`: {text.split(': ', 1)[1]}"
-            for row in rows
-            for r in row["engines"].values()
-            for name, text in r.get("float_ops", {}).items()
-        }
-    )
-    return "\n".join([*lines, "", "## Why ops stay float", "", *(f"* {reason}" for reason in reasons)]) + "\n"
+    return "\n".join([*lines, *why_float(r for row in rows for r in row["engines"].values())]) + "\n"
 
 
 def main() -> None:
@@ -162,9 +155,7 @@ def main() -> None:
         gc.collect()
         print(json.dumps(rows[-1]), flush=True)
     if not sys.argv[1:]:
-        env = environment()
-        (ROOT / "docs" / "detector_matrix.json").write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
-        (ROOT / "docs" / "detector_matrix.md").write_text(page(rows, env))
+        publish("detector_matrix", {"rows": rows}, page)
     sys.exit(any(row["reason"] is not None for row in rows))
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import transformers
 from matrix import sqnr, summary, train_step
+from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import qat
-from qat.environment import environment
 from qat.models.hf_common import fresh_config
 from qat.models.hf_text import EncoderModel, inputs_of
 from qat.quantization.analysis.parity import engine_parity
@@ -113,7 +113,8 @@ def _check(name: str, engine: str) -> dict[str, Any]:
     return row
 
 
-def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
+def page(content: Content) -> str:
+    rows = content["rows"]
     passed = sum(row["reason"] is None for row in rows)
     lines = [
         "# Hugging Face encoders",
@@ -123,7 +124,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         "converted, and run on other batches and lengths. `fbgemm` equals `reference` bit for bit; `qnnpack` is within one "
         "step per layer. "
         "Random weights; MACs at 16 tokens. SQNR: fake-quant simulation against INT8 at the logits.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, transformers {transformers.__version__}.",
+        measured_on(content, f"transformers {transformers.__version__}"),
         "",
         "| model type | engine | passes | MACs in INT8 | layers | tables | float ops | SQNR dB | prepare s |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -144,15 +145,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
                 ops.get("int8.embedding", 0),
             ]
             lines.append("| " + " | ".join(str(c) for c in [*cells, floats, decibel, r.get("prepare_s", "")]) + " |")
-    reasons = sorted(
-        {
-            f"`{name}`: {text.split(': ', 1)[1]}"
-            for row in rows
-            for r in row["engines"].values()
-            for name, text in r.get("float_ops", {}).items()
-        }
-    )
-    return "\n".join([*lines, "", "## Why ops stay float", "", *(f"* {reason}" for reason in reasons)]) + "\n"
+    return "\n".join([*lines, *why_float(r for row in rows for r in row["engines"].values())]) + "\n"
 
 
 def main() -> None:
@@ -164,9 +157,7 @@ def main() -> None:
         gc.collect()
         print(json.dumps(rows[-1]), flush=True)
     if not sys.argv[1:]:
-        env = environment()
-        (ROOT / "docs" / "encoder_matrix.json").write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
-        (ROOT / "docs" / "encoder_matrix.md").write_text(page(rows, env))
+        publish("encoder_matrix", {"rows": rows}, page)
     sys.exit(any(row["reason"] is not None for row in rows))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 import time
 import warnings
@@ -16,13 +15,13 @@ from typing import Any
 
 import timm
 import torch
+from pages import measured_on, publish
 from torch import nn
 from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 
 import qat
 from qat.deploy.artifact import size_bytes
-from qat.environment import environment
 from qat.evaluation.benchmark import measure
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -103,12 +102,11 @@ def _step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Any:
 
 def page(result: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    env = result["environment"]
     lines = [
         "# Speed",
         "",
         "Written by `make bench`. Medians of interleaved rounds in one process, rivals among them; batch 1, random weights.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
+        measured_on(result),
         "",
         "## Inference, ms (speed-up over FP32 eager)",
         "",
@@ -142,16 +140,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"environment": environment(), "inference": {}, "training": {}}
+    result: dict[str, Any] = {"inference": {}, "training": {}}
     for name in arguments.models:
         result["inference"][name] = inference(name, arguments.repeats)
         print(name, result["inference"][name], flush=True)
     for name in [n for n in TRAINED if n in arguments.models]:
         result["training"][name] = training(name, max(5, arguments.repeats // 4))
         print(name, result["training"][name], flush=True)
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
-    (DOCS / "speed.md").write_text(page(result))
+    publish("speed", result, page)
 
 
 if __name__ == "__main__":

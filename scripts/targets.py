@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from pages import measured_on
 from rich.console import Console
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def weights(file: Path, tuned: Path) -> None:
     other = timm.create_model("mobilenetv2_100", pad_type="same", num_classes=10)
     other.load_state_dict(load_weights(path))
     layers = [{**given, "tuned": after["given"]} for given, after in zip(sqnr_rows(model), sqnr_rows(other), strict=True)]
-    write_json(DOCS / "weight_sqnr.json", {"model": "mobilenetv2_100", "environment": environment(), "layers": layers})
+    write_json(DOCS / "weight_sqnr.json", {"model": "mobilenetv2_100", "environment": asdict(environment()), "layers": layers})
     before, begin, rest = (DOCS / "numerics.md").read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     assert begin, f"docs/numerics.md has no {BEGIN}"
@@ -126,7 +127,7 @@ def accuracy(folders: list[Path]) -> None:
         recipes.setdefault(read_config(folder / "config.yaml").recipe, []).append(folder)
     for recipe, runs in recipes.items():
         found[recipe] = measure(runs, console)
-        write_json(file, {"environment": environment(), "recipes": dict(sorted(found.items()))})
+        write_json(file, {"environment": asdict(environment()), "recipes": dict(sorted(found.items()))})
         write_text(DOCS / "targets.md", page(json.loads(file.read_text())))
 
 
@@ -185,7 +186,6 @@ def _difference(a: Evaluation, b: Evaluation) -> list[float]:
 
 def page(content: dict[str, Any]) -> str:
     """The table of every recipe."""
-    env = content["environment"]
     lines = [
         "# Accuracy per target",
         "",
@@ -211,7 +211,7 @@ def page(content: dict[str, Any]) -> str:
                 _words(row["below_vnni"]) if row["below_vnni"] else "",
             ]
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    lines += ["", f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}.", ""]
+    lines += ["", measured_on(content), ""]
     return "\n".join(lines)
 
 

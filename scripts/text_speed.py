@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from pages import measured_on, publish
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
 from transformers import AutoModelForSequenceClassification
 
 import qat
 from qat.deploy.artifact import size_bytes
-from qat.environment import environment
 from qat.evaluation.benchmark import measure
 from qat.models.hf_common import fresh_config
 from qat.models.hf_text import EncoderModel
@@ -71,13 +70,12 @@ def inference(options: dict[str, int], repeats: int) -> dict[str, Any]:
 
 def page(result: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    env = result["environment"]
     lines = [
         "# Speed of encoders",
         "",
         "Written by `make bench`. Medians of interleaved rounds in one process; 128 tokens, random weights, FBGEMM kernels. "
         "The rival is PyTorch's `quantize_dynamic` on the same kernels, whose tables stay float.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, commit {env['commit']}.",
+        measured_on(result),
         "",
         "| model | batch | FP32 ms | qat ms | quantize_dynamic ms | artifact / FP32 |",
         "|---|---|---|---|---|---|",
@@ -97,12 +95,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"environment": environment(), "models": {}}
+    result: dict[str, Any] = {"models": {}}
     for name in arguments.models:
         print(name, flush=True)
         result["models"][name] = inference(MODELS[name], arguments.repeats)
-    (DOCS / "text_speed.json").write_text(json.dumps(result, indent=1) + "\n")
-    (DOCS / "text_speed.md").write_text(page(result))
+    publish("text_speed", result, page)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from typing import Any
 import timm
 import torch
 from matrix import sqnr, summary, train_step
+from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import nn
 
 import qat
-from qat.environment import environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +74,8 @@ def _settle_batch_norms(model: nn.Module, x: torch.Tensor) -> None:
     model.eval()
 
 
-def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
+def page(content: Content) -> str:
+    rows = content["rows"]
     passed = sum(row["reason"] is None for row in rows)
     lines = [
         "# timm families",
@@ -82,7 +83,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         f"Written by `make matrix`. {passed} of {len(rows)} models pass: captured with a free batch size, prepared, "
         "calibrated, trained one step, converted, run on `fbgemm` and equal to `reference` bit for bit. Random weights and "
         "images of the model's own size. SQNR: fake-quant simulation against INT8 at the logits.",
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads, torch {env['torch']}, timm {timm.__version__}.",
+        measured_on(content, f"timm {timm.__version__}"),
         "",
         "| model | passes | MACs in INT8 | integer ops | float ops | SQNR dB | prepare s |",
         "|---|---|---|---|---|---|---|",
@@ -93,8 +94,7 @@ def page(rows: list[dict[str, Any]], env: dict[str, Any]) -> str:
         sqnr = "equal" if row.get("sqnr_db", 0) is None else row.get("sqnr_db", "")
         cells = [row["model"], "yes" if row["reason"] is None else row["reason"], share, row.get("integer_ops", ""), floats]
         lines.append("| " + " | ".join(str(c) for c in [*cells, sqnr, row.get("prepare_s", "")]) + " |")
-    reasons = sorted({f"`{n}`: {t.split(': ', 1)[1]}" for row in rows for n, t in row.get("float_ops", {}).items()})
-    return "\n".join([*lines, "", "## Why ops stay float", "", *(f"* {reason}" for reason in reasons)]) + "\n"
+    return "\n".join([*lines, *why_float(rows)]) + "\n"
 
 
 def main() -> None:
@@ -106,10 +106,7 @@ def main() -> None:
         rows.append(check(name))
         gc.collect()
         print(json.dumps(rows[-1]), flush=True)
-    docs = ROOT / "docs"
-    docs.mkdir(exist_ok=True)
-    (docs / "timm_matrix.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    (docs / "timm_matrix.md").write_text(page(rows, environment()))
+    publish("timm_matrix", {"rows": rows}, page)
     sys.exit(any(row["reason"] is not None for row in rows))
 
 

@@ -7,6 +7,7 @@ first, from their own checkpoints and with their old values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, found: Outcome, objectives: S
     problem: QatError | None = None
     if found.report is not None:
         try:
-            reached = values(objectives, found.report.to_json())
+            reached = values(objectives, asdict(found.report))
             if not finite(reached):
                 problem = DivergedError(f"{', '.join(objectives)} came out as {reached}, nothing to learn from")
         except ConfigError as error:

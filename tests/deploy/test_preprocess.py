@@ -30,8 +30,8 @@ def test_preprocess_equals_timm_evaluation_transform(crop_mode: str, crop_pct: f
         interpolation=interpolation,
     )
     record = built.preprocessing.to_record()
-    keys = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
-    reference = create_transform((3, 48, 48), **{key: record[key] for key in keys})
+    keys = ("mean", "std", "crop_mode", "interpolation")
+    reference = create_transform((3, 48, 48), crop_pct=crop_pct, **{key: record[key] for key in keys})
     preprocess = ImagePreprocess.from_record(record)
     for seed, (width, height) in enumerate(SIZES):
         image = make_image(width, height, seed=seed)

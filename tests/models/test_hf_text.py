@@ -67,7 +67,7 @@ def test_every_head_is_captured_with_free_batch_and_length(task: str, kind: str,
 def test_preprocessing_is_plain_and_the_tokenizer_travels() -> None:
     built = _build(max_length=40)
     record = {"kind": "text", "inputs": ["input_ids", "attention_mask", "token_type_ids"], "max_length": 40}
-    assert json.loads(json.dumps(built.preprocessing)) == record
+    assert json.loads(json.dumps(built.preprocessing.to_record())) == record
     assert "tokenizer/tokenizer.json" in built.files
 
 
