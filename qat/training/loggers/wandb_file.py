@@ -10,6 +10,7 @@ data, length, kind) and its data; kind 1 is a whole record, 2, 3 and 4 are the f
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ MAGIC = b":W&B\xe1\xbe\x00"
 BLOCK = 32768
 HEADER = struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+#: Seconds in which W&B has written the end of a finished run.
+PATIENCE = 30.0
 
 
 def records(content: bytes) -> Iterator[bytes]:
@@ -72,16 +76,41 @@ def framed(serialized: Iterable[bytes]) -> bytes:
 def make_portable_(folder: Path) -> None:
     """Let the offline runs in a run folder find their files relative to it.
 
+    The process of W&B still writes after a run has finished; a file that were replaced before would lose what comes.
+
     Args:
         folder: absolute, as it was when the runs were made.
 
     Raises:
-        ValueError: a file that is not understood; it is left as it was.
+        ValueError: a file that is not understood, or the newest one is not ended in `PATIENCE` seconds; it is left as it was.
     """
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    for path in paths[-1:]:
+        _wait_for_end(path)
+    for path in paths:
         content = framed(_relative(record, folder) for record in records(path.read_bytes()))
         with atomic_write(path) as handle:
             handle.write(content)
+
+
+def _wait_for_end(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not _ended(path.read_bytes()):
+        if time.monotonic() > deadline:
+            list(records(path.read_bytes()))  # says what is wrong where it is damaged
+            raise ValueError(f"the W&B file {path} is not ended after {PATIENCE:g} s")
+        time.sleep(0.05)
+
+
+def _ended(content: bytes) -> bool:
+    """Whether the last record is that of the run's end."""
+    try:
+        last = list(records(content))[-1]
+    except (ValueError, IndexError):  # half-written, or empty still
+        return False
+    record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+    record.ParseFromString(last)
+    return bool(record.WhichOneof("record_type") == "exit")
 
 
 def _relative(serialized: bytes, folder: Path) -> bytes:

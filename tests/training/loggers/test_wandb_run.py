@@ -26,6 +26,9 @@ from tests.training.loggers.wandb_server import serving
 
 REPORT = make_report()
 
+#: Where W&B notes the address of its process.
+SERVICE = "WANDB_SERVICE"
+
 
 @pytest.fixture(autouse=True)
 def environment_without_wandb() -> Iterator[None]:
@@ -34,8 +37,10 @@ def environment_without_wandb() -> Iterator[None]:
         os.environ.pop(name, None)
     os.environ["NETRC"] = "/nonexistent/netrc"
     yield
+    service = {name: os.environ[name] for name in (SERVICE,) if name in os.environ}
+    before.pop(SERVICE, None)  # a test may have ended the one that was there
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update({**before, **service})
 
 
 @pytest.fixture
