@@ -86,7 +86,10 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
         ConfigError: an option that this kind of data does not have, or preprocessing of another kind of data.
     """
     if isinstance(preprocessing, TextPreprocess) != isinstance(source, TextSource):
-        raise ConfigError(f"{source.name} holds {source.kind}; the model takes something else")
+        takes = "texts" if isinstance(preprocessing, TextPreprocess) else "images"
+        raise ConfigError(
+            f"{source.name} holds {source.kind}, and the model takes {takes}; give data or a model of the other kind"
+        )
     if isinstance(source, ImageSource):
         assert isinstance(preprocessing, ImagePreprocess)
         _check_options(source, ImageData, options)

@@ -25,15 +25,14 @@ from qat.report.disagreements import differing
 from qat.report.plots import draw
 from qat.report.report import (
     ArtifactSize,
-    CoverageSummary,
     Disagreement,
     Drop,
     EngineResult,
     MetricInfo,
-    Percentiles,
     Report,
     Simulation,
     layer_rows,
+    rounded,
 )
 
 
@@ -91,14 +90,14 @@ def assess(
                 int8=result.metric,
                 agreement=agreement(reference, result),
                 agreement_samples=reference.count,
-                latency_ms=Percentiles.of(latencies[engine]),
-                fp32_latency_ms=Percentiles.of(latencies["fp32"]),
+                latency_ms=latencies[engine],
+                fp32_latency_ms=latencies["fp32"],
                 speedup=latencies["fp32"].p50 / latencies[engine].p50,
             )
             for engine, result in results.items()
         },
         metrics={**{name: stage.metrics for name, stage in stages.items()}, "int8": int8.metrics},
-        coverage=CoverageSummary.of(coverage(prepared, [x[:1] for x in sample])),
+        coverage=coverage(prepared, [x[:1] for x in sample]),
         training=training,
         artifact=artifact,
         gates=tuple(gates),
@@ -135,7 +134,7 @@ def write_artifact(
             "labels": list(run.data.labels),
             "preprocessing": run.model.preprocessing.to_record(),
             **{key: value for key, value in run.model.task_options.items() if key == "postprocessing"},
-            "metrics": {name: round(value, 4) for name, value in metrics.items()},
+            "metrics": rounded(metrics),
             "recipe": run.config.recipe,
             "commit": commit(),
         },

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from qat.environment import Environment
 from qat.errors import ConfigError
@@ -16,20 +16,14 @@ from qat.evaluation.benchmark import Latency
 from qat.evaluation.evaluate import Difference
 from qat.evaluation.gates import Gate
 from qat.files import write_json
-from qat.quantization.analysis.coverage import Coverage, FloatOp
+from qat.quantization.analysis.coverage import Coverage
 from qat.quantization.analysis.parity import LayerParity
 from qat.quantization.qparams import QParams
 
 REPORT = "report.json"
 
-
-def _rounded(digits: int) -> PlainSerializer:
-    return PlainSerializer(lambda value: round(value, digits), return_type=float)
-
-
-Points = Annotated[float, _rounded(4)]
-Share = Annotated[float, _rounded(6)]
-Milliseconds = Annotated[float, _rounded(3)]
+#: Significant digits of every number in the file; more than any of them is known to.
+DIGITS = 6
 
 
 def _not_empty(engines: Mapping[str, EngineResult]) -> Mapping[str, EngineResult]:
@@ -51,24 +45,12 @@ class MetricInfo:
 class Drop:
     """FP32 - INT8 in points, with the 95 % interval of the paired difference."""
 
-    value: Points
-    ci95: tuple[Points, Points]
+    value: float
+    ci95: tuple[float, float]
 
     @classmethod
     def of(cls, difference: Difference) -> Drop:
         return cls(value=difference.value, ci95=difference.ci95)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Percentiles:
-    """Milliseconds per call: median and 95th percentile."""
-
-    p50: Milliseconds
-    p95: Milliseconds
-
-    @classmethod
-    def of(cls, latency: Latency) -> Percentiles:
-        return cls(p50=latency.p50, p95=latency.p95)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +61,12 @@ class EngineResult:
         speedup: median of FP32 eager over that of this engine, measured interleaved.
     """
 
-    int8: Points
-    agreement: Share
+    int8: float
+    agreement: float
     agreement_samples: int
-    latency_ms: Percentiles
-    fp32_latency_ms: Percentiles
-    speedup: Annotated[float, _rounded(3)]
+    latency_ms: Latency
+    fp32_latency_ms: Latency
+    speedup: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,30 +95,16 @@ class LayerRow:
     low: float
     high: float
     max_steps: int
-    differing: Share
-    sqnr_db: Annotated[float, _rounded(2)] | None
+    differing: float
+    sqnr_db: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
     """What the fake-quantized network says against INT8: metric - INT8's in points, and the share of same decisions."""
 
-    delta: Points
-    agreement: Share
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoverageSummary:
-    """See `qat.quantization.analysis.coverage`."""
-
-    macs: int
-    macs_int8: Points
-    integer_ops: Mapping[str, int]
-    float_ops: tuple[FloatOp, ...]
-
-    @classmethod
-    def of(cls, found: Coverage) -> CoverageSummary:
-        return cls(macs=found.macs, macs_int8=found.macs_int8, integer_ops=found.integer_ops, float_ops=found.float_ops)
+    delta: float
+    agreement: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +114,7 @@ class ArtifactSize:
     path: str
     bytes: int
     fp32_bytes: int
-    ratio: Points
+    ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +144,19 @@ class Report:
     seed: int
     target: str
     metric: MetricInfo
-    stages: Mapping[str, Points]
-    metrics: Mapping[str, Mapping[str, Points]]
+    stages: Mapping[str, float]
+    metrics: Mapping[str, Mapping[str, float]]
     drop: Drop
     simulation: Simulation
     engines: Annotated[Mapping[str, EngineResult], AfterValidator(_not_empty)]
-    coverage: CoverageSummary
-    training: Mapping[str, Points]
+    coverage: Coverage
+    training: Mapping[str, float]
     artifact: ArtifactSize
     gates: tuple[Gate, ...]
     environment: Environment
     drops: Mapping[str, Drop] = field(default_factory=dict)
-    agreement: Share | None = None
-    intervals: Mapping[str, tuple[Points, Points]] = field(default_factory=dict)
+    agreement: float | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     disagreements: Sequence[Disagreement] = ()
     layers: Sequence[LayerRow] = ()
 
@@ -198,8 +166,8 @@ class Report:
         return [gate.name for gate in self.gates if not gate.passed]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, rounded to what they are known to."""
-        content: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        """Plain values, numbers with `DIGITS` digits."""
+        content: dict[str, Any] = rounded(_ADAPTER.dump_python(self, mode="json"))
         return content
 
     @classmethod
@@ -235,6 +203,15 @@ class Report:
 
 
 _ADAPTER = TypeAdapter(Report)
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with every number to `DIGITS` digits."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> list[LayerRow]:

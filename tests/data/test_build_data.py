@@ -47,7 +47,7 @@ def test_build_data_refuses_options_of_another_kind_together() -> None:
 
 
 def test_build_data_refuses_preprocessing_of_another_kind() -> None:
-    with pytest.raises(ConfigError, match="holds sentences; the model takes something else"):
+    with pytest.raises(ConfigError, match="holds sentences, and the model takes images"):
         build_data(build_source("grammar", train=20, test=10), preprocessing=make_preprocess())
 
 

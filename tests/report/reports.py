@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from qat.environment import environment
+from qat.evaluation.benchmark import Latency
 from qat.evaluation.gates import Gate
-from qat.quantization.analysis.coverage import FloatOp
+from qat.quantization.analysis.coverage import Coverage, FloatOp
 from qat.report.report import (
     ArtifactSize,
-    CoverageSummary,
     Disagreement,
     Drop,
     EngineResult,
     LayerRow,
     MetricInfo,
-    Percentiles,
     Report,
     Simulation,
 )
@@ -21,7 +20,7 @@ from qat.report.report import (
 
 def make_report() -> Report:
     """Two engines, one failed gate, one float op."""
-    fp32 = Percentiles(p50=8.0, p95=9.0)
+    fp32 = Latency(p50=8.0, p95=9.0)
     return Report(
         task="classification",
         recipe="test",
@@ -51,7 +50,7 @@ def make_report() -> Report:
                 int8=98.05556,
                 agreement=1.0,
                 agreement_samples=100,
-                latency_ms=Percentiles(p50=2.0, p95=2.5),
+                latency_ms=Latency(p50=2.0, p95=2.5),
                 fp32_latency_ms=fp32,
                 speedup=4.0,
             ),
@@ -59,12 +58,12 @@ def make_report() -> Report:
                 int8=98.0,
                 agreement=0.99,
                 agreement_samples=100,
-                latency_ms=Percentiles(p50=4.0, p95=4.5),
+                latency_ms=Latency(p50=4.0, p95=4.5),
                 fp32_latency_ms=fp32,
                 speedup=2.0,
             ),
         },
-        coverage=CoverageSummary(
+        coverage=Coverage(
             macs=1000,
             macs_int8=0.98,
             integer_ops={"int8.conv2d": 3},

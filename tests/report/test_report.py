@@ -54,7 +54,7 @@ def test_report_json_keeps_the_numbers() -> None:
     content = report.to_json()
     assert content["stages"] == pytest.approx(report.stages, abs=5e-5)
     assert content["drop"] == {"value": pytest.approx(report.drop.value, abs=5e-5), "ci95": [-0.1, 1.2]}
-    assert content["simulation"] == {"delta": 0.2778, "agreement": 0.9971}
+    assert content["simulation"] == {"delta": 0.27777, "agreement": 0.9971}
     assert (content["n_eval"], content["seed"], content["metric"]["name"]) == (360, 3, "top1")
     assert content["coverage"]["float_ops"][0]["reason"] == "no kernel"
     assert [gate["passed"] for gate in content["gates"]] == [True, False]

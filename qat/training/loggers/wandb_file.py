@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
@@ -76,7 +77,7 @@ def framed(serialized: Iterable[bytes]) -> bytes:
 def make_portable_(folder: Path) -> None:
     """Let the offline runs in a run folder find their files relative to it.
 
-    The process of W&B still writes after a run has finished; a file that were replaced before would lose what comes.
+    The process of W&B still writes after a run has finished; a file replaced before its end would lose what comes.
 
     Args:
         folder: absolute, as it was when the runs were made.
@@ -103,19 +104,22 @@ def _wait_for_end(path: Path) -> None:
 
 
 def _ended(content: bytes) -> bool:
-    """Whether the last record is that of the run's end."""
+    """Whether every record is whole, and that of the run's end among them."""
     try:
-        last = list(records(content))[-1]
-    except (ValueError, IndexError):  # half-written, or empty still
+        kinds = {_parsed(serialized).WhichOneof("record_type") for serialized in records(content)}
+    except ValueError:  # half-written still
         return False
+    return "exit" in kinds
+
+
+def _parsed(serialized: bytes) -> Any:
     record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-    record.ParseFromString(last)
-    return bool(record.WhichOneof("record_type") == "exit")
+    record.ParseFromString(serialized)
+    return record
 
 
 def _relative(serialized: bytes, folder: Path) -> bytes:
-    record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-    record.ParseFromString(serialized)
+    record = _parsed(serialized)
     if record.WhichOneof("record_type") != "artifact":
         return serialized
     for entry in record.artifact.manifest.contents:
