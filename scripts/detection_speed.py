@@ -8,55 +8,52 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pages import measured_on, publish
 from PIL import Image
 from torch import nn
 
 import qat
+from qat.cli.check import compose_config
+from qat.config import chosen
 from qat.deploy.detector import Detector
 from qat.deploy.postprocess import decoder
 from qat.evaluation.benchmark import measure
-from qat.models.dense import build_dense
+from qat.models import build_model
 from qat.models.float_model import FloatModel
-from qat.models.hf_detector import build_hf_detector
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 LABELS = ("a", "b", "c")
 ENGINES = ("fbgemm", "x86")
 
 #: Recipes whose networks are measured, with random weights, and what is changed.
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "FCOS, MobileNetV2, 320 px": ("bccd_fcos_mobilenetv2", {}),
-    "FCOS, ResNet-50 (256 channels, 4 convolutions), 320 px": ("coco_fcos_resnet50", {"image_size": 320}),
-    "D-FINE nano, 320 px": ("bccd_dfine_nano", {}),
-    "D-FINE nano with learnable affine blocks, 320 px": ("bccd_dfine_nano", {"affine": True}),
+MODELS: dict[str, tuple[str, ...]] = {
+    "FCOS, MobileNetV2, 320 px": ("recipe=bccd_fcos_mobilenetv2", "model.path=null"),
+    "FCOS, ResNet-50 (256 channels, 4 convolutions), 320 px": ("recipe=coco_fcos_resnet50", "model.image_size=320"),
+    "D-FINE nano, 320 px": ("recipe=bccd_dfine_nano",),
+    "D-FINE nano with learnable affine blocks, 320 px": (
+        "recipe=bccd_dfine_nano",
+        "model.options.backbone_config.use_learnable_affine_block=true",
+    ),
 }
 
 
-def build(recipe: str, changes: dict[str, Any]) -> tuple[FloatModel, list[str]]:
-    """The recipe's network for three classes with random weights, and what it keeps float."""
+def build(overrides: Sequence[str]) -> tuple[FloatModel, list[str]]:
+    """The configured network for three classes with random weights, and what it keeps float."""
     torch.manual_seed(0)
-    content = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
-    model = {**content["model"], "path": None, "pretrained": False, **changes}
-    kept = content.get("quantization", {}).get("keep_float", [])
-    if model.pop("source", "timm") == "huggingface":
-        if model.pop("affine", False):
-            model["options"]["backbone_config"]["use_learnable_affine_block"] = True
-        return build_hf_detector(data=SimpleNamespace(labels=LABELS), **model), kept
-    return build_dense(num_classes=len(LABELS), **model), kept
+    config = compose_config([*overrides, "model.pretrained=false", "data.root=unused", "output=unused"])
+    labels = SimpleNamespace(labels=LABELS)
+    model = build_model(chosen("model", config.model), task="detection", data=labels, **vars(config.model))
+    return model, list(config.quantization.keep_float)
 
 
-def inference(recipe: str, changes: dict[str, Any], repeats: int) -> dict[str, Any]:
+def inference(overrides: Sequence[str], repeats: int) -> dict[str, Any]:
     """Medians of the network at batch 1, and of image to boxes on a photograph of noise of 640 x 480 pixels."""
-    model, kept = build(recipe, changes)
+    model, kept = build(overrides)
     network = model.module.eval()
     prepared = qat.prepare(network, model.example_inputs, keep_float=kept)
     qat.calibrate(prepared, [model.example_inputs])
@@ -113,8 +110,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     result: dict[str, Any] = {"models": {}}
-    for name, (recipe, changes) in MODELS.items():
-        result["models"][name] = inference(recipe, changes, arguments.repeats)
+    for name, overrides in MODELS.items():
+        result["models"][name] = inference(overrides, arguments.repeats)
         print(name, result["models"][name], flush=True)
     publish("detection_speed", result, page)
 

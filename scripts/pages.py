@@ -22,10 +22,11 @@ def publish(name: str, content: Mapping[str, Any], page: Callable[[Content], str
     write_text(DOCS / f"{name}.md", page(whole))
 
 
-def measured_on(content: Content, *further: str) -> str:
-    """Where it was measured, as a sentence."""
+def measured_on(content: Content, *libraries: str) -> str:
+    """Where it was measured, and with which libraries beside torch, as a sentence."""
     env = content["environment"]
-    found = [env["cpu"], env["isa"], f"{env['threads']} threads", f"torch {env['torch']}", *further, f"commit {env['commit']}"]
+    versions = [f"{name} {env['packages'][name]}" for name in libraries]
+    found = [env["cpu"], env["isa"], f"{env['threads']} threads", f"torch {env['torch']}", *versions, f"commit {env['commit']}"]
     return f"{', '.join(found)}."
 
 
