@@ -23,6 +23,7 @@ from qat.data.images.folder import folder_source
 from qat.data.images.huggingface import huggingface_source
 from qat.data.images.module import ImageData
 from qat.data.module import DataModule
+from qat.data.options import SHARED, Batching, Selection, grouped
 from qat.data.source import ImageSource
 from qat.data.text.encode import Encoder
 from qat.data.text.files import text_source
@@ -80,7 +81,8 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
     Args:
         preprocessing: of the float model or of an artifact.
         tokenizer: of a text model.
-        options: see `ImageData`, `DetectionData` and `TextData`; of text also `truncation` and `stride`.
+        options: fields of `Batching` and `Selection`, and what is of this kind of data alone: see `ImageData` and
+            `DetectionData`; of text `truncation` and `stride`.
 
     Raises:
         ConfigError: an option that this kind of data does not have, or preprocessing of another kind of data.
@@ -92,13 +94,11 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
         )
     if isinstance(source, ImageSource):
         assert isinstance(preprocessing, ImagePreprocess)
-        _check_options(source, ImageData, options)
-        return ImageData(source, preprocessing=preprocessing, **options)
+        return ImageData(source, preprocessing=preprocessing, **_grouped(source, ImageData, options))
     if isinstance(source, BoxSource):
         assert isinstance(preprocessing, ImagePreprocess)
-        _check_options(source, DetectionData, options)
-        return DetectionData(source, preprocessing=preprocessing, **options)
-    _check_options(source, TextData, options, further=("truncation", "stride"))
+        return DetectionData(source, preprocessing=preprocessing, **_grouped(source, DetectionData, options))
+    options = _grouped(source, TextData, options, further=("truncation", "stride"))
     refuse = check_truncation(options.pop("truncation", "truncate"))
     assert isinstance(preprocessing, TextPreprocess)
     encoder = Encoder(
@@ -112,24 +112,29 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
     return TextData(source, encoder=encoder, **options)
 
 
-def _check_options(
+def _grouped(
     source: DataSource, module: type[DataModule], options: Mapping[str, Any], further: Sequence[str] = ()
-) -> None:
-    given = ("source", "preprocessing", "encoder")
-    allowed = [*(name for name in inspect.signature(module).parameters if name not in given), *further]
+) -> dict[str, Any]:
+    """The arguments of a data module, of flat options that all have a meaning for it."""
+    given = ("source", "preprocessing", "encoder", "batching", "selection")
+    allowed = [*SHARED, *(name for name in inspect.signature(module).parameters if name not in given), *further]
     wrong = [f"data.{name} has no meaning for {source.kind}.{near(name, allowed)}" for name in options if name not in allowed]
     if wrong:
         raise ConfigError("\n".join(wrong))
+    batching, selection, others = grouped(options)
+    return {"batching": batching, "selection": selection, **others}
 
 
 __all__ = [
     "SOURCES",
+    "Batching",
     "BoxSource",
     "DataModule",
     "DataSource",
     "DetectionData",
     "ImageData",
     "ImageSource",
+    "Selection",
     "TextData",
     "TextSource",
     "build_data",

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qat.data.loader import BatchLoader, position_in_epoch
-from qat.data.sampler import EpochSampler, Key
+from qat.data.options import Batching
+from qat.data.parts import AnyTable
+from qat.data.sampler import EpochSampler, Key, consecutive
+from qat.data.source import Source
 from qat.errors import ConfigError
 from qat.ranks import rank, world_size
 
@@ -20,17 +23,13 @@ class DataModule(LightningDataModule, ABC):
     """Training, validation, test and calibration batches of a source.
 
     Args:
-        name: of the source.
-        labels: names of its classes.
-        batch_size: training samples per batch and process; the incomplete last batch of an epoch is dropped.
-        eval_batch_size: None takes `batch_size`; nothing is dropped.
-        num_workers: processes that make batches; 0 makes them in this one.
-        seed: of the order of training samples.
-        split_seed: of what is held out and of what a limit chooses; kept apart from `seed`, so that runs with several
-            seeds are judged on the same samples.
+        source: the samples and the names of their classes.
+        batching: how batches are made.
+        split_seed: of choices among samples that are the same in runs of every seed.
 
-    Attributes: those, `n_train`, `n_val` and `n_test`, `fingerprint` (short hash of the samples used and what for) and `notes`
-    (what was left out, in words).
+    Attributes: `name` and `labels` of the source, `batch_size`, `eval_batch_size`, `num_workers`, `seed`, `split_seed`,
+    `n_train`, `n_val` and `n_test`, `fingerprint` (short hash of the samples used and what for) and `notes` (what was left out,
+    in words).
     """
 
     fingerprint: str
@@ -39,26 +38,14 @@ class DataModule(LightningDataModule, ABC):
     #: Length of every training sample; None where all are alike.
     lengths: Sequence[int] | None = None
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        labels: tuple[str, ...],
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        seed: int,
-        split_seed: int,
-    ) -> None:
+    def __init__(self, source: Source[AnyTable], batching: Batching, *, split_seed: int) -> None:
         super().__init__()
-        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_at_least(0, num_workers=num_workers, seed=seed, split_seed=split_seed)
-        self.name = name
-        self.labels = labels
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.name = source.name
+        self.labels = source.labels
+        self.batch_size = batching.batch_size
+        self.eval_batch_size = batching.eval_batch_size or batching.batch_size
+        self.num_workers = batching.num_workers
+        self.seed = batching.seed
         self.split_seed = split_seed
 
     def hold_(self, train: Dataset[Any], val: Dataset[Any], test: Dataset[Any]) -> None:
@@ -80,9 +67,9 @@ class DataModule(LightningDataModule, ABC):
         """Model inputs of a fixed choice of training samples as evaluation sees them: `count` batches of `batch_size`, fewer
         where the samples do not suffice."""
 
-    @abstractmethod
     def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
-        """All samples of a data set once, in batches of `eval_batch_size`; the same in every process."""
+        """All samples of a data set once, in batches of `eval_batch_size`, in order; the same in every process."""
+        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
 
     @abstractmethod
     def test_names(self) -> list[str]:
@@ -111,16 +98,3 @@ class DataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> BatchLoader[Any]:
         """All test samples."""
         return BatchLoader(self._test, self.eval_batches(self._test), num_workers=self.num_workers)
-
-
-def check_at_least(low: int, **options: int | None) -> None:
-    """`ConfigError` for an option below `low`; None passes. The message names the key of the configuration."""
-    for name, value in options.items():
-        if value is not None and value < low:
-            raise ConfigError(f"data.{name} must be at least {low}, got {value}")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """`ConfigError` for a share outside of (0, 1)."""
-    if not 0 < value < 1:
-        raise ConfigError(f"data.{name} must lie between 0 and 1, got {value}")

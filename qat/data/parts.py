@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qat.data.budget import check_budget
 from qat.data.images.decode import find_corrupt
+from qat.data.options import Selection
 from qat.data.source import ImageTable, Source, Table
 from qat.data.split import hold_out, stratified
 from qat.errors import DataError
@@ -44,25 +45,20 @@ class Part(Generic[AnyTable]):
         return Part(table=self.table, indices=np.sort(self.indices[stratified(self.targets, count, seed=seed)]))
 
 
-def choose(
-    source: Source[AnyTable], *, val_fraction: float, limits: Mapping[str, int | None], seed: int
-) -> dict[str, Part[AnyTable]]:
+def choose(source: Source[AnyTable], selection: Selection) -> dict[str, Part[AnyTable]]:
     """The parts "train", "val" and "test" of a source.
 
-    Args:
-        source: where it has no validation split, some of the training samples are held out.
-        val_fraction: that share, in (0, 1).
-        limits: at most so many samples, per part; None is no limit. Held out is before the limit.
-        seed: of both choices.
+    Where it has no validation split, some of the training samples are held out, before any limit.
     """
+    seed = selection.split_seed
     train, test = _whole(source.train), _whole(source.test)
     if source.val is not None:
         val = _whole(source.val)
     else:
-        kept, held = hold_out(source.train.targets, val_fraction, seed=seed)
+        kept, held = hold_out(source.train.targets, selection.val_fraction, seed=seed)
         train, val = Part(table=source.train, indices=kept), Part(table=source.train, indices=held)
     parts = {"train": train, "val": val, "test": test}
-    return {name: part.limited(limits[name], seed=seed) for name, part in parts.items()}
+    return {name: part.limited(selection.limits[name], seed=seed) for name, part in parts.items()}
 
 
 def drop_corrupt(parts: Mapping[str, Part[AnyImages]], budget: float) -> tuple[dict[str, Part[AnyImages]], tuple[str, ...]]:

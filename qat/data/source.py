@@ -37,7 +37,13 @@ AnyTable = TypeVar("AnyTable", bound=Table, covariant=True)
 
 
 class Source(Protocol[AnyTable]):
-    """What the choice of samples needs to know of a source."""
+    """What data of every kind need to know of a source."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
 
     @property
     def train(self) -> AnyTable: ...

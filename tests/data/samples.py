@@ -12,6 +12,8 @@ from torch import Tensor
 
 from qat.data.images.module import ImageData
 from qat.data.loader import BatchLoader
+from qat.data.options import grouped
+from qat.data.source import ImageSource
 from qat.deploy.preprocess import ImagePreprocess
 
 
@@ -70,6 +72,12 @@ def batches_of(loader: BatchLoader[tuple[Tensor, Tensor]], epoch: int = 0, skip:
     loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
     loader.sampler.skip_batches = skip  # type: ignore[union-attr]
     return list(loader)
+
+
+def image_data(source: ImageSource, *, preprocessing: ImagePreprocess, **options: Any) -> ImageData:
+    """The module of these images, with flat options as of a configuration."""
+    batching, selection, others = grouped(options)
+    return ImageData(source, preprocessing=preprocessing, batching=batching, selection=selection, **others)
 
 
 def all_targets(data: ImageData) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 
 from qat.config import CHOICES, MISSING
 from qat.config.data import BoxesConfig, ImagesConfig, TextsConfig
-from qat.data import SOURCES, STRIDE, DetectionData, ImageData, TextData, build_data, build_source
+from qat.data import SOURCES, STRIDE, Batching, DetectionData, ImageData, Selection, TextData, build_data, build_source
 from qat.deploy.preprocess import TextPreprocess
 from qat.errors import ConfigError
 from tests.data.samples import make_preprocess
@@ -46,6 +46,11 @@ def test_build_data_refuses_options_of_another_kind_together() -> None:
     assert all("has no meaning for sentences" in line and "batch_size" in line for line in lines)
 
 
+def test_build_data_refuses_what_boxes_would_not_follow() -> None:
+    with pytest.raises(ConfigError, match=r"data\.augment_options has no meaning for images with boxes.*batch_size"):
+        build_data(build_source("shapes"), preprocessing=make_preprocess(32), augment_options={"scale": (0.5, 1)})
+
+
 def test_build_data_refuses_preprocessing_of_another_kind() -> None:
     with pytest.raises(ConfigError, match="holds sentences, and the model takes images"):
         build_data(build_source("grammar", train=20, test=10), preprocessing=make_preprocess())
@@ -58,9 +63,12 @@ MODULES = {ImagesConfig: ImageData, BoxesConfig: DetectionData, TextsConfig: Tex
 def test_keys_of_the_commands_are_those_of_the_library_with_the_same_defaults(name: str) -> None:
     config = CHOICES["data"][name]
     kind = type(config).__mro__[1]
-    batching = _defaults(MODULES[kind])
-    batching |= {"truncation": "truncate", "stride": STRIDE} if kind is TextsConfig else {"augment_options": {}}
-    left = {"seed", "split_seed"} | ({"augment_options"} if kind is BoxesConfig else set())  # not of the group `data`
+    batching = _defaults(Batching) | _defaults(Selection) | _defaults(MODULES[kind])
+    if kind is ImagesConfig:
+        batching["augment_options"] = {}
+    if kind is TextsConfig:
+        batching |= {"truncation": "truncate", "stride": STRIDE}
+    left = ("seed", "split_seed")  # not of the group `data`
     assert {key: value for key, value in batching.items() if key not in left} == config.batching()
     assert _defaults(SOURCES[name]) == config.source()
 
@@ -68,5 +76,5 @@ def test_keys_of_the_commands_are_those_of_the_library_with_the_same_defaults(na
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """Parameters with their defaults, in the words of a configuration."""
     known = inspect.signature(function).parameters.items()
-    given = ("source", "preprocessing", "encoder")
+    given = ("source", "preprocessing", "encoder", "batching", "selection")
     return {name: MISSING if it.default is it.empty else it.default for name, it in known if name not in given}

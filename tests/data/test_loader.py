@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qat.data.images.digits import digits_source
 from qat.data.images.module import ImageData
-from tests.data.samples import make_preprocess
+from tests.data.samples import image_data, make_preprocess
 
 STOP_AFTER = 8  # batches: two epochs have 6 each
 
@@ -44,7 +44,7 @@ class _Recorder(pl.LightningModule):
 
 
 def _data(workers: int) -> ImageData:
-    return ImageData(
+    return image_data(
         digits_source(),
         preprocessing=make_preprocess(),
         augment="shift",

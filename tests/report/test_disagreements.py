@@ -15,6 +15,7 @@ from qat.data.detection.coco import coco_source
 from qat.data.detection.module import DetectionData
 from qat.data.images.digits import digits_source
 from qat.data.images.module import ImageData
+from qat.data.options import Batching
 from qat.data.text.module import EXCERPT, shortened
 from qat.data.text.source import Question, Sentence, Tagged, TextSource
 from qat.deploy.postprocess import Detections
@@ -25,7 +26,7 @@ from qat.report.disagreements import MOST, SIDE, STRIP, differing, squares, stri
 from qat.report.plots import draw
 from qat.tasks.detection import found_again
 from tests.data.detection.samples import contents, write_coco
-from tests.data.samples import make_preprocess
+from tests.data.samples import image_data, make_preprocess
 from tests.evaluations import evaluation
 from tests.runs import TINY, TINY_SHAPES, TINY_TEXT, quiet, tiny_config
 
@@ -73,7 +74,7 @@ def test_strip_holds_the_whole_of_every_image_in_a_square() -> None:
 
 
 def test_images_that_are_decided_differently_are_drawn_and_no_others(tmp_path: Path) -> None:
-    data = ImageData(digits_source(), preprocessing=make_preprocess(16, channels=1), limit_test=30)
+    data = image_data(digits_source(), preprocessing=make_preprocess(16, channels=1), limit_test=30)
     targets = data.test_targets()
     others = [(target + 1) % 10 if i in (4, 17) else target for i, target in enumerate(targets)]
     fp32, int8 = (evaluation([0.0] * 30, decisions) for decisions in (targets, others))
@@ -150,7 +151,9 @@ def test_disagreements_on_shapes_count_the_annotated_boxes(tmp_path: Path) -> No
 def test_truth_of_boxes_leaves_out_crowds_and_says_nothing_of_an_empty_image(tmp_path: Path) -> None:
     splits = contents(train=4, val=2, test=3)
     splits["test"]["annotations"][0]["iscrowd"] = 1
-    data = DetectionData(coco_source(write_coco(tmp_path, splits)), preprocessing=make_preprocess(32), batch_size=2)
+    data = DetectionData(
+        coco_source(write_coco(tmp_path, splits)), preprocessing=make_preprocess(32), batching=Batching(batch_size=2)
+    )
     truths = dict(zip(data.test_names(), data.test_truths(), strict=True))
     assert [truth for name, truth in sorted(truths.items())] == ["nothing", "1 blob", "1 cell"]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.text import SQuAD
 
 from qat.data.batch import Examples
+from qat.data.options import Batching
 from qat.data.text.batch import IGNORED, AskedQuestion, TaggedWords, TextBatch
 from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData
@@ -33,7 +34,7 @@ def _task(name: str, labels: tuple[str, ...] = ("no", "yes"), **options: Any) ->
 
 def _data(kind: str, **options: Any) -> TextData:
     parts = encoder(kind, max_length=options.pop("max_length", 64))
-    return TextData(grammar_source(kind=kind, train=60, test=40), encoder=parts, batch_size=8, **options)
+    return TextData(grammar_source(kind=kind, train=60, test=40), encoder=parts, batching=Batching(batch_size=8, **options))
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Sequence
+from typing import final
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from qat.data.detection.augment import BoxAugment
 from qat.data.detection.batch import DetectionDataset
 from qat.data.detection.source import BoxSource, BoxTable
-from qat.data.module import DataModule, check_at_least, check_fraction
+from qat.data.module import DataModule
+from qat.data.options import Batching, Selection, check_at_least
 from qat.data.parts import Part, choose, drop_corrupt, fingerprint
-from qat.data.sampler import Key, consecutive
+from qat.data.sampler import consecutive
 from qat.data.split import stratified
 from qat.deploy.preprocess import ImagePreprocess
-from qat.errors import ConfigError, DataError
+from qat.errors import DataError
 
 
 @final
@@ -26,15 +26,13 @@ class DetectionData(DataModule):
     Args:
         source: the images and their boxes.
         preprocessing: of the float model or of an artifact.
-        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        batching: how batches are made.
+        selection: which images are used; unreadable ones leave with their boxes.
         augment: "none", "flip", "ssd" or "ssd_any_side_up".
-        val_fraction: share of the training images held out when the source has no validation split.
-        limit_train, limit_val, limit_test: use only so many, chosen at random; None uses all.
-        corrupt_budget: share of the images that may be undecodable; they are left out with their boxes and named.
         verify: decode every image once, now, and compare its size with the one that its boxes were drawn for.
 
     Raises:
-        ConfigError: an option out of range.
+        ConfigError: an unknown augmentation, or too few images for a batch.
         DataError: more undecodable images than the budget allows, or an image of another size than annotated.
     """
 
@@ -43,46 +41,24 @@ class DetectionData(DataModule):
         source: BoxSource,
         *,
         preprocessing: ImagePreprocess,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
+        batching: Batching = Batching(),
+        selection: Selection = Selection(),
         augment: str = "none",
-        augment_options: Mapping[str, Any] | None = None,
-        val_fraction: float = 0.1,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        corrupt_budget: float = 0.01,
         verify: bool = True,
     ) -> None:
-        super().__init__(
-            name=source.name,
-            labels=source.labels,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-        )
-        limits = {"train": limit_train, "val": limit_val, "test": limit_test}
-        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
-        check_fraction("val_fraction", val_fraction)
-        if augment_options:
-            raise ConfigError(f"augment_options {sorted(augment_options)} are for images without boxes; leave them out")
+        super().__init__(source, batching, split_seed=selection.split_seed)
         plain = BoxAugment("none")
-        parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
+        parts = choose(source, selection)
         corrupt: tuple[str, ...] = ()
         if verify:
-            parts, corrupt = drop_corrupt(parts, corrupt_budget)
+            parts, corrupt = drop_corrupt(parts, selection.corrupt_budget)
             for part in parts.values():
                 _check_sizes(part)
         self.notes = (*source.notes, *(f"left out {name}" for name in corrupt))
         self.fingerprint = fingerprint(source.labels, parts)
         self._calibration = DetectionDataset(parts["train"], preprocessing, plain)
         self.hold_(
-            DetectionDataset(parts["train"], preprocessing, BoxAugment(augment), seed),
+            DetectionDataset(parts["train"], preprocessing, BoxAugment(augment), self.seed),
             DetectionDataset(parts["val"], preprocessing, plain),
             DetectionDataset(parts["test"], preprocessing, plain),
         )
@@ -107,10 +83,6 @@ class DetectionData(DataModule):
         """How many boxes of each class; a crowd is none."""
         boxes = map(self.test_images.table.boxes, self.test_images.indices)
         return [counted(each.labels[~each.crowd].tolist(), self.labels) for each in boxes]
-
-    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
-        """In order."""
-        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
 
 
 def counted(labels: Sequence[int], names: Sequence[str]) -> str:

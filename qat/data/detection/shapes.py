@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from qat.data.detection.source import Boxes, BoxSource, no_boxes
-from qat.data.module import check_at_least
+from qat.data.options import check_at_least
 
 LABELS = ("disc", "square", "triangle")
 

@@ -10,17 +10,16 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from qat.data.images.augment import train_transform
 from qat.data.images.dataset import ImageDataset
-from qat.data.module import DataModule, check_at_least, check_fraction
+from qat.data.module import DataModule
+from qat.data.options import Batching, Selection, check_at_least
 from qat.data.parts import choose, drop_corrupt, fingerprint
-from qat.data.sampler import Key, consecutive
+from qat.data.sampler import consecutive
 from qat.data.source import ImageSource
 from qat.data.split import stratified
 from qat.deploy.preprocess import ImagePreprocess
-from qat.errors import ConfigError
 
 
 @final
@@ -32,16 +31,14 @@ class ImageData(DataModule):
     Args:
         source: the images.
         preprocessing: of the float model or of an artifact.
-        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`; `seed` is of the augmentation, too.
+        batching: how batches are made.
+        selection: which images are used.
         augment: "none", "flip", "flip_crop", "shift" or "timm".
         augment_options: for "timm", see `train_transform`.
-        val_fraction: share of the training images held out when the source has no validation split.
-        limit_train, limit_val, limit_test: use only so many, chosen stratified; None uses all.
-        corrupt_budget: share of the images that may be undecodable.
         verify: decode every image once, now. Without it an undecodable image ends the run when its turn comes.
 
     Raises:
-        ConfigError: an option out of range.
+        ConfigError: an unknown augmentation, or too few images for a batch.
         DataError: more undecodable images than the budget allows, or images with NaN.
     """
 
@@ -50,46 +47,25 @@ class ImageData(DataModule):
         source: ImageSource,
         *,
         preprocessing: ImagePreprocess,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
+        batching: Batching = Batching(),
+        selection: Selection = Selection(),
         augment: str = "none",
         augment_options: Mapping[str, Any] | None = None,
-        val_fraction: float = 0.1,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        corrupt_budget: float = 0.01,
         verify: bool = True,
     ) -> None:
-        super().__init__(
-            name=source.name,
-            labels=source.labels,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-        )
-        limits = {"train": limit_train, "val": limit_val, "test": limit_test}
-        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
-        check_fraction("val_fraction", val_fraction)
-        if not 0 <= corrupt_budget <= 1:
-            raise ConfigError(f"data.corrupt_budget is a fraction in [0, 1], got {corrupt_budget}")
+        super().__init__(source, batching, split_seed=selection.split_seed)
         transform = train_transform(augment, preprocessing, augment_options)
         plain = train_transform("none", preprocessing)
-        parts = choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed)
+        parts = choose(source, selection)
         self.corrupt: tuple[str, ...] = ()
         if verify:
-            parts, self.corrupt = drop_corrupt(parts, corrupt_budget)
+            parts, self.corrupt = drop_corrupt(parts, selection.corrupt_budget)
         self.notes = tuple(f"left out {name}" for name in self.corrupt)
         self.num_classes = len(source.labels)
         self.fingerprint = fingerprint(source.labels, parts)
         self._calibration = ImageDataset(parts["train"], preprocessing, plain)
         self.hold_(
-            ImageDataset(parts["train"], preprocessing, transform, seed),
+            ImageDataset(parts["train"], preprocessing, transform, self.seed),
             ImageDataset(parts["val"], preprocessing, plain),
             ImageDataset(parts["test"], preprocessing, plain),
         )
@@ -123,7 +99,3 @@ class ImageData(DataModule):
 
     def test_truths(self) -> list[str]:
         return [self.labels[target] for target in self.test_targets()]
-
-    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
-        """In order."""
-        return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qat.data.budget import check_budget
-from qat.data.module import DataModule, check_at_least, check_fraction
+from qat.data.module import DataModule
+from qat.data.options import Batching, Selection, check_at_least
 from qat.data.parts import Part, choose, fingerprint
 from qat.data.sampler import Key, consecutive
 from qat.data.split import stratified
@@ -35,13 +36,11 @@ class TextData(DataModule):
     Args:
         source: the texts.
         encoder: the model's tokenizer and limits.
-        batch_size, eval_batch_size, num_workers, seed, split_seed: see `DataModule`.
-        val_fraction: share of the training examples held out when the source has no validation split.
-        limit_train, limit_val, limit_test: use only so many, chosen stratified; None uses all.
-        corrupt_budget: share of the examples that may be empty; they are left out and named.
+        batching: how batches are made.
+        selection: which examples are used.
 
     Raises:
-        ConfigError: an option out of range.
+        ConfigError: too few examples for a batch.
         DataError: too many empty texts, or a text that may not be truncated.
     """
 
@@ -50,31 +49,12 @@ class TextData(DataModule):
         source: TextSource,
         *,
         encoder: Encoder,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        corrupt_budget: float = 0.01,
+        batching: Batching = Batching(),
+        selection: Selection = Selection(),
     ) -> None:
-        super().__init__(
-            name=source.name,
-            labels=source.labels,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-        )
-        limits = {"train": limit_train, "val": limit_val, "test": limit_test}
-        check_at_least(1, **{f"limit_{name}": limit for name, limit in limits.items()})
-        check_fraction("val_fraction", val_fraction)
+        super().__init__(source, batching, split_seed=selection.split_seed)
         notes: list[str] = []
-        parts = _without_empty(choose(source, val_fraction=val_fraction, limits=limits, seed=split_seed), corrupt_budget, notes)
+        parts = _without_empty(choose(source, selection), selection.corrupt_budget, notes)
         self.fingerprint = fingerprint(source.labels, parts)
         self._targets = parts["train"].targets
         self._test_part = parts["test"]

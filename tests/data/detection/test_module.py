@@ -11,6 +11,7 @@ from qat.data.detection.coco import coco_source
 from qat.data.detection.module import DetectionData
 from qat.data.detection.shapes import shapes_source
 from qat.data.detection.source import BoxSource
+from qat.data.options import grouped
 from qat.errors import ConfigError, DataError
 from tests.data.detection.samples import HEIGHT, WIDTH, contents, rectangles, write_coco
 from tests.data.samples import make_preprocess
@@ -19,13 +20,12 @@ PREPROCESS = make_preprocess(32, crop_mode="border")
 
 
 def _shapes(**options: Any) -> DetectionData:
-    return DetectionData(
-        shapes_source(train=40, test=10), preprocessing=PREPROCESS, **{"batch_size": 8, "augment": "ssd", **options}
-    )
+    return _coco(shapes_source(train=40, test=10), **{"batch_size": 8, "augment": "ssd", **options})
 
 
 def _coco(source: BoxSource, **options: Any) -> DetectionData:
-    return DetectionData(source, preprocessing=PREPROCESS, **{"batch_size": 2, **options})
+    batching, selection, others = grouped({"batch_size": 2, **options})
+    return DetectionData(source, preprocessing=PREPROCESS, batching=batching, selection=selection, **others)
 
 
 def _batches(data: DetectionData, epoch: int = 0) -> list[DetectionBatch]:
@@ -155,7 +155,6 @@ def test_fingerprint_changes_with_any_box(tmp_path: Path, split: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment_options": {"scale": (0.5, 1)}}, r"augment_options \['scale'\] are for images without boxes"),
         ({"augment": "shift"}, "unknown augment 'shift' of images with boxes"),
         ({"batch_size": 0}, r"data\.batch_size must be at least 1"),
         ({"batch_size": 37}, r"data\.batch_size=37, but shapes has 36 training samples"),

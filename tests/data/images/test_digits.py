@@ -4,8 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from qat.data.images.digits import digits_source
-from qat.data.images.module import ImageData
-from tests.data.samples import all_targets, make_preprocess
+from tests.data.samples import all_targets, image_data, make_preprocess
 
 
 def test_digits_source_holds_every_digit_once() -> None:
@@ -28,6 +27,6 @@ def test_digits_targets_follow_their_images() -> None:
 
 
 def test_digits_splits_are_stratified() -> None:
-    data = ImageData(digits_source(), preprocessing=make_preprocess())
+    data = image_data(digits_source(), preprocessing=make_preprocess())
     assert (data.n_train, data.n_val, data.n_test, data.num_classes) == (1294, 144, 359, 10)
     assert {all_targets(data).count(target) for target in range(10)} <= set(range(34, 38))

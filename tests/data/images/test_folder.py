@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from qat.data.images.folder import folder_source
-from qat.data.images.module import ImageData
 from qat.errors import DataError
-from tests.data.samples import levels, make_image, make_preprocess, write_folder
+from tests.data.samples import image_data, levels, make_image, make_preprocess, write_folder
 
 
 def test_folder_of_splits(tmp_path: Path) -> None:
     for split, count in (("train", 10), ("val", 4), ("test", 5)):
         write_folder(tmp_path / split, per_class=count)
-    data = ImageData(folder_source(tmp_path), preprocessing=make_preprocess(), batch_size=4)
+    data = image_data(folder_source(tmp_path), preprocessing=make_preprocess(), batch_size=4)
     assert (data.n_train, data.n_val, data.n_test) == (30, 12, 15)
     assert data.labels == ("class0", "class1", "class2")
     for images, targets in data.test_dataloader():

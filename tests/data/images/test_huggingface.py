@@ -10,9 +10,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from qat.data.images.huggingface import huggingface_source
-from qat.data.images.module import ImageData
 from qat.errors import ConfigError, DataError
-from tests.data.samples import encode, levels, make_image, make_preprocess
+from tests.data.samples import encode, image_data, levels, make_image, make_preprocess
 
 
 def _write(file: Path, labels: list[Any], bad: int | None = None) -> None:
@@ -32,7 +31,7 @@ def _folder(root: Path, names: list[str] | None = None, bad: int | None = None) 
 def test_local_folder_is_read_and_left_as_it_is(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     before = sorted(path.name for path in root.rglob("*"))
-    data = ImageData(huggingface_source(root=root, image_column="img"), preprocessing=make_preprocess(), batch_size=8)
+    data = image_data(huggingface_source(root=root, image_column="img"), preprocessing=make_preprocess(), batch_size=8)
     assert (data.n_train, data.n_val, data.n_test, data.labels) == (54, 6, 30, ("0", "1", "2"))
     for images, targets in data.test_dataloader():
         assert levels(images) == [60 * target for target in targets.tolist()]
@@ -40,7 +39,7 @@ def test_local_folder_is_read_and_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_corrupt_row_leaves_with_its_target(tmp_path: Path) -> None:
-    data = ImageData(
+    data = image_data(
         huggingface_source(root=_folder(tmp_path, bad=4), image_column="img"),
         preprocessing=make_preprocess(),
         batch_size=8,
@@ -101,7 +100,7 @@ def test_hub_that_cannot_be_reached_names_the_alternative(monkeypatch: pytest.Mo
 
 
 def test_real_cifar10_is_read(shared_data: Path) -> None:
-    data = ImageData(
+    data = image_data(
         huggingface_source(root=shared_data / "cifar10", image_column="img"),
         preprocessing=make_preprocess(32),
         limit_train=256,

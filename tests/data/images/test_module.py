@@ -11,12 +11,12 @@ from qat.data.images.digits import digits_source
 from qat.data.images.folder import folder_source
 from qat.data.images.module import ImageData
 from qat.errors import ConfigError, DataError
-from tests.data.samples import all_targets, batches_of, levels, make_preprocess, write_folder
+from tests.data.samples import all_targets, batches_of, image_data, levels, make_preprocess, write_folder
 
 
 def _digits(**options: Any) -> ImageData:
     options = {"augment": "shift", "batch_size": 16, "limit_train": 100, "limit_test": 50, **options}
-    return ImageData(digits_source(), preprocessing=make_preprocess(12), **options)
+    return image_data(digits_source(), preprocessing=make_preprocess(12), **options)
 
 
 def _equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
@@ -90,10 +90,10 @@ def test_fingerprint_tells_the_images_used_apart() -> None:
 
 def test_corrupt_image_leaves_with_its_target(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_folder(tmp_path / "data", per_class=20)
-    whole = ImageData(folder_source(root), preprocessing=make_preprocess(), batch_size=4)
+    whole = image_data(folder_source(root), preprocessing=make_preprocess(), batch_size=4)
     for name in ("class0/3.png", "class1/7.png", "class2/11.png"):
         (root / name).write_bytes((root / name).read_bytes()[:40])
-    data = ImageData(
+    data = image_data(
         folder_source(root), preprocessing=make_preprocess(), batch_size=4, corrupt_budget=0.05, augment="none", num_workers=0
     )
     assert sorted(entry.partition(":")[0] for entry in data.corrupt) == ["class0/3.png", "class1/7.png", "class2/11.png"]
@@ -109,20 +109,20 @@ def test_corrupt_images_beyond_the_budget_stop(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data")
     (root / "class0" / "0.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 30 images .*corrupt_budget=0.01 allows \(0\):\n  class0/0.png"):
-        ImageData(folder_source(root), preprocessing=make_preprocess(), batch_size=4)
+        image_data(folder_source(root), preprocessing=make_preprocess(), batch_size=4)
 
 
 def test_corrupt_image_is_named_when_nothing_was_verified(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data")
     for file in root.glob("class0/*.png"):
         file.write_bytes(b"")
-    data = ImageData(folder_source(root), preprocessing=make_preprocess(), batch_size=4, verify=False)
+    data = image_data(folder_source(root), preprocessing=make_preprocess(), batch_size=4, verify=False)
     with pytest.raises(DataError, match=r"class0/\d\.png cannot be decoded"):
         list(data.train_dataloader())
 
 
 def test_grey_model_gets_grey_images() -> None:
-    data = ImageData(
+    data = image_data(
         digits_source(), preprocessing=make_preprocess(8, channels=1), batch_size=16, limit_train=32, limit_test=16
     )
     assert next(iter(data.test_dataloader()))[0].shape == (16, 1, 8, 8)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from qat.data.options import grouped
 from qat.data.text.batch import TextBatch, UnitDataset
 from qat.data.text.grammar import grammar_source
 from qat.data.text.module import TextData, by_length, check_truncation
@@ -17,7 +18,9 @@ from tests.data.text.samples import encoder
 
 def _data(kind: str = "sentences", *, max_length: int = 64, **options: Any) -> TextData:
     source = options.pop("source", None) or grammar_source(kind=kind, train=200, test=50)
-    return TextData(source, encoder=encoder(kind, max_length=max_length), **{"batch_size": 16, **options})
+    batching, selection, others = grouped({"batch_size": 16, **options})
+    assert not others
+    return TextData(source, encoder=encoder(kind, max_length=max_length), batching=batching, selection=selection)
 
 
 def _same(a: TextBatch, b: TextBatch) -> bool:
