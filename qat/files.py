@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
 @contextmanager
@@ -34,6 +34,6 @@ def write_text(path: Path, text: str) -> None:
         handle.write(text.encode())
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")

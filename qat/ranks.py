@@ -75,12 +75,12 @@ def any_rank(said: bool) -> bool:
     return bool(sum_over_ranks(torch.tensor(int(said)))) if together() else said
 
 
-def differences(values: Mapping[str, Any]) -> str:
+def differences(values: Mapping[str, object]) -> str:
     """Where plain nested values differ between the ranks, in words, the same on every rank; empty when they are equal."""
     if not together():
         return ""
     flat = _flat(values)
-    hashes: list[Any] = [None] * world_size()
+    hashes: list[object] = [None] * world_size()
     distributed.all_gather_object(hashes, hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest())
     if len(set(hashes)) == 1:
         return ""
@@ -93,7 +93,7 @@ def differences(values: Mapping[str, Any]) -> str:
     )
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def _flat(value: object, name: str = "") -> dict[str, object]:
     """Dotted key -> plain value."""
     if isinstance(value, Mapping) and value:
         parts = [_flat(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()]

@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -95,7 +94,7 @@ def say(error: QatError) -> None:
     Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {message}", highlight=False, soft_wrap=True)
 
 
-def _train(config: Config, overrides: list[str]) -> Any:
+def _train(config: Config, overrides: list[str]) -> object:
     """In this process, or in several that `launch` starts."""
     from qat.quantization.engines import check_engines
 
@@ -109,13 +108,13 @@ def _train(config: Config, overrides: list[str]) -> Any:
     return launch(config, config.launch, overrides)
 
 
-def _of_checkpoint(name: str) -> Callable[[Config, list[str]], Any]:
+def _of_checkpoint(name: str) -> Callable[[Config, list[str]], object]:
     """A function of `qat.pipeline.deployed`, imported when the configuration is known to be right.
 
     It takes a checkpoint for the target that it was trained for, where the command names no other.
     """
 
-    def call(config: Config, overrides: list[str]) -> Any:
+    def call(config: Config, overrides: list[str]) -> object:
         from qat.pipeline import deployed
         from qat.pipeline.loading import with_own_target
 
@@ -126,7 +125,7 @@ def _of_checkpoint(name: str) -> Callable[[Config, list[str]], Any]:
     return call
 
 
-def _main(verb: Callable[[Config, list[str]], Any]) -> None:
+def _main(verb: Callable[[Config, list[str]], object]) -> None:
     """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
     sys.argv[1:] = completed(sys.argv[1:])
     try:
@@ -139,7 +138,7 @@ def _main(verb: Callable[[Config, list[str]], Any]) -> None:
     register()
     code = [2]  # Hydra ends with 1 for a configuration that it cannot compose
 
-    def job(config: DictConfig) -> Any:
+    def job(config: DictConfig) -> object:
         code[0] = 1
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             Console().rule(f"[bold]job {HydraConfig.get().job.num}")

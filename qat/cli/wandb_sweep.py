@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +19,7 @@ from qat.sweep.wandb_yaml import sweep_description
 from qat.tasks import default_metric
 
 
-def describe(arguments: Sequence[str], method: str) -> dict[str, Any]:
+def describe(arguments: Sequence[str], method: str) -> dict[str, object]:
     """The sweep that tries whatever these overrides give several values.
 
     Args:

@@ -56,7 +56,7 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def task_for(source: type | None, keys: Mapping[str, Any]) -> str | None:
+def task_for(source: type | None, keys: Mapping[str, object]) -> str | None:
     """The task that reads data of this class and these keys; None where only the data themselves can tell."""
     if source is None:
         return None
@@ -80,7 +80,7 @@ def chosen(group: str, config: object) -> str:
     return next(name for name, choice in CHOICES[group].items() if type(choice) is type(config))
 
 
-def to_record(config: Config) -> dict[str, Any]:
+def to_record(config: Config) -> dict[str, object]:
     """Plain data from which the configuration can be made again: its values, and which choice each group has."""
     groups = {group: chosen(group, getattr(config, group)) for group in CHOICES}
     return {"choices": groups, **asdict(config)}

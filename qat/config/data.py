@@ -34,11 +34,11 @@ class DataConfig:
     limit_test: int | None = between(None, 1)
     corrupt_budget: float = between(0.01, 0, 1)
 
-    def batching(self) -> dict[str, Any]:
+    def batching(self) -> dict[str, object]:
         """The keys that say how batches are made."""
         return {known.name: getattr(self, known.name) for known in fields(type(self).__mro__[1])}
 
-    def source(self) -> dict[str, Any]:
+    def source(self) -> dict[str, object]:
         """The keys of the source."""
         return {known.name: getattr(self, known.name) for known in fields(self) if known.name not in self.batching()}
 

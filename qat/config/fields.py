@@ -23,7 +23,7 @@ def between(default: float | None, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
-def refuse_mistakes(config: Any) -> None:
+def refuse_mistakes(config: object) -> None:
     """`ConfigError` that says everything that is wrong with the values."""
     if found := list(mistakes(config)):
         raise ConfigError("\n".join(found))

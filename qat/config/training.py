@@ -37,7 +37,7 @@ class StageConfig:
 class OptimizerConfig:
     """What all optimizers have in common: nothing but what is an argument of their class in torch."""
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Keyword arguments of the class."""
         return asdict(self)
 
@@ -84,7 +84,7 @@ class TimmOptimizerConfig(OptimizerConfig):
     name: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """`opt` and the options."""
         return {"opt": self.name, **self.options}
 

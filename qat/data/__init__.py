@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qat.data.detection.coco import coco_source
 from qat.data.detection.module import DetectionData
@@ -34,6 +34,9 @@ from qat.data.text.source import TextSource
 from qat.deploy.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from qat.errors import ConfigError, near
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 #: Tokens that neighbouring windows of a long context share, see `Encoder`.
 STRIDE = 128
 
@@ -52,7 +55,7 @@ SOURCES: dict[str, Callable[..., DataSource]] = {
 }
 
 
-def build_source(source: str, **options: Any) -> DataSource:
+def build_source(source: str, **options: object) -> DataSource:
     """Find the samples and labels of a source; no image is decoded and no text is encoded yet.
 
     Args:
@@ -75,7 +78,9 @@ def build_source(source: str, **options: Any) -> DataSource:
     return SOURCES[source](**options)
 
 
-def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any = None, **options: Any) -> DataModule:
+def build_data(
+    source: DataSource, *, preprocessing: Preprocess, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+) -> DataModule:
     """The data module of a source.
 
     Args:
@@ -85,7 +90,8 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
             `DetectionData`; of text `truncation` and `stride`.
 
     Raises:
-        ConfigError: an option that this kind of data does not have, or preprocessing of another kind of data.
+        ConfigError: an option that this kind of data does not have, preprocessing of another kind of data, or texts without
+            a tokenizer.
     """
     if isinstance(preprocessing, TextPreprocess) != isinstance(source, TextSource):
         takes = "texts" if isinstance(preprocessing, TextPreprocess) else "images"
@@ -101,6 +107,8 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
     options = _grouped(source, TextData, options, further=("truncation", "stride"))
     refuse = check_truncation(options.pop("truncation", "truncate"))
     assert isinstance(preprocessing, TextPreprocess)
+    if tokenizer is None:
+        raise ConfigError(f"{source.name} holds {source.kind}, which need the tokenizer of the model: give tokenizer=")
     encoder = Encoder(
         tokenizer=tokenizer,
         inputs=preprocessing.inputs,
@@ -113,7 +121,7 @@ def build_data(source: DataSource, *, preprocessing: Preprocess, tokenizer: Any 
 
 
 def _grouped(
-    source: DataSource, module: type[DataModule], options: Mapping[str, Any], further: Sequence[str] = ()
+    source: DataSource, module: type[DataModule], options: Mapping[str, object], further: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The arguments of a data module, of flat options that all have a meaning for it."""
     given = ("source", "preprocessing", "encoder", "batching", "selection")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 import torch
 from pytorch_lightning import Trainer
@@ -68,9 +68,9 @@ class BatchLoader(Generic[Batch]):
             self.sampler.skip_batches = behind
         yield from self._loader
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Nothing: Lightning keeps the position. That the method exists tells Lightning that the loader can resume."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Nothing to restore, see `state_dict`."""

@@ -48,7 +48,7 @@ class DataModule(LightningDataModule, ABC):
         self.seed = batching.seed
         self.split_seed = split_seed
 
-    def hold_(self, train: Dataset[Any], val: Dataset[Any], test: Dataset[Any]) -> None:
+    def hold_(self, train: Dataset[object], val: Dataset[object], test: Dataset[object]) -> None:
         """Take the data sets that make the batches; each has a length.
 
         Raises:
@@ -67,7 +67,7 @@ class DataModule(LightningDataModule, ABC):
         """Model inputs of a fixed choice of training samples as evaluation sees them: `count` batches of `batch_size`, fewer
         where the samples do not suffice."""
 
-    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
+    def eval_batches(self, dataset: Dataset[object]) -> list[list[Key]]:
         """All samples of a data set once, in batches of `eval_batch_size`, in order; the same in every process."""
         return consecutive(range(len(dataset)), self.eval_batch_size)  # type: ignore[arg-type]
 

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from qat.data import DataSource
 from qat.errors import ConfigError, near
@@ -45,7 +44,7 @@ MODELS: dict[str, Adapter] = {
 }
 
 
-def build_model(kind: str, *, task: str, data: DataSource, **options: Any) -> FloatModel:
+def build_model(kind: str, *, task: str, data: DataSource, **options: object) -> FloatModel:
     """Build a float model.
 
     Args:

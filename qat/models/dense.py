@@ -87,7 +87,7 @@ def build_dense(
     name: str,
     num_classes: int,
     head: str = "fcos",
-    head_options: Mapping[str, Any] | None = None,
+    head_options: Mapping[str, object] | None = None,
     crop_mode: str | None = None,
     crop_pct: float | None = None,
     **backbone: Any,
@@ -129,7 +129,7 @@ def build_dense(
     )
 
 
-Built = tuple[nn.Module, DenseCriterion, dict[str, Any]]
+Built = tuple[nn.Module, DenseCriterion, dict[str, object]]
 
 
 def _fcos(
@@ -213,7 +213,7 @@ def _levels(network: DenseDetector, example: Tensor) -> list[Tensor]:
         network.train(was)
 
 
-def _checked(head: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _checked(head: str, options: Mapping[str, object] | None) -> dict[str, object]:
     allowed = {"fcos": ("channels", "convs", "extra_levels"), "retinanet": ("channels", "extra_levels")}[head]
     for option in options or {}:
         if option not in allowed:

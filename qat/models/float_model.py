@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from qat.deploy.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,6 @@ class FloatModel:
     example_inputs: tuple[Tensor, ...]
     preprocessing: Preprocess
     dynamic_dims: tuple[tuple[int, ...], ...] | None = None
-    tokenizer: Any = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)

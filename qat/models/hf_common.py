@@ -36,7 +36,7 @@ def model_name(name: str | None, *, pretrained: bool, path: str | None, example:
     return name or Path(str(path)).resolve().name
 
 
-def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConfig:
+def fresh_config(model_type: str, settings: Mapping[str, object]) -> PretrainedConfig:
     """The configuration of a fresh network.
 
     Raises:
@@ -55,7 +55,7 @@ def fresh_config(model_type: str, settings: Mapping[str, Any]) -> PretrainedConf
     return config
 
 
-def fresh_model(head: Any, known: Mapping[Any, Any], config: PretrainedConfig, *, what: str) -> Any:
+def fresh_model(head: Any, known: Mapping[Any, object], config: PretrainedConfig, *, what: str) -> object:
     """A fresh network with a head.
 
     Args:
@@ -84,16 +84,18 @@ def local_folder(path: str) -> Path:
     return folder
 
 
-def image_processor(source: str, *, local: bool) -> Mapping[str, Any]:
+def image_processor(source: str, *, local: bool) -> Mapping[str, object]:
     """The configuration of a model's image processor; empty where it has none."""
     try:
-        found: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)[0]
+        found: Mapping[str, object] = ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)[0]
     except OSError:
         return {}
     return found
 
 
-def load_pretrained(head: Any, source: str, *, local: bool, settings: Mapping[str, Any], classes_inside: bool = False) -> Any:
+def load_pretrained(
+    head: Any, source: str, *, local: bool, settings: Mapping[str, object], classes_inside: bool = False
+) -> Any:
     """A model with a head, from the hub or a local folder; what depends on the number of classes may start fresh.
 
     Args:

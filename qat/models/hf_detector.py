@@ -117,7 +117,7 @@ def build_hf_detector(
     name = model_name(name, pretrained=pretrained, path=path, example="d_fine")
     labels = dict(enumerate(data.labels))
     settings = {**(options or {}), "id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    processor: Mapping[str, Any] = {}
+    processor: Mapping[str, object] = {}
     if pretrained or path is not None:
         source = name if path is None else str(local_folder(path))
         processor = image_processor(source, local=path is not None)

@@ -47,7 +47,7 @@ def build_hf_image(
     std: Sequence[float] | None = None,
     crop_mode: str | None = None,
     interpolation: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> FloatModel:
     """Build a classifier for the classes of `data`.
 
@@ -64,7 +64,7 @@ def build_hf_image(
     name = model_name(name, pretrained=pretrained, path=path, example="vit")
     labels = dict(enumerate(data.labels))
     settings = {**(options or {}), "id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    processor: Mapping[str, Any] = {}
+    processor: Mapping[str, object] = {}
     if pretrained or path is not None:
         source = name if path is None else str(local_folder(path))
         processor = image_processor(source, local=path is not None)
@@ -89,7 +89,7 @@ def build_hf_image(
     return FloatModel(name=name, module=network, example_inputs=(example,), preprocessing=found)
 
 
-def preprocessing(processor: Mapping[str, Any], config: Any, *, image_size: int | None = None) -> ImagePreprocess:
+def preprocessing(processor: Mapping[str, Any], config: object, *, image_size: int | None = None) -> ImagePreprocess:
     """What an image processor would do.
 
     Args:
@@ -124,7 +124,7 @@ def preprocessing(processor: Mapping[str, Any], config: Any, *, image_size: int 
     )
 
 
-def _size(stated: Any) -> tuple[int, int] | None:
+def _size(stated: object) -> tuple[int, int] | None:
     """Height and width of a processor's or configuration's entry; None where there is none."""
     if isinstance(stated, Mapping):
         if "shortest_edge" in stated:

@@ -86,7 +86,7 @@ def build_hf_text(
     name = model_name(name, pretrained=pretrained, path=path, example="bert")
     head, fields = HEADS[task]
     labels = dict(enumerate(data.labels))
-    settings: dict[str, Any] = {**(options or {})}
+    settings: dict[str, object] = {**(options or {})}
     if labels:
         settings |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     if pretrained or path is not None:

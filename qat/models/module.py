@@ -45,8 +45,8 @@ def build_module(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     interpolation: str = "bilinear",
-    postprocessing: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
+    postprocessing: Mapping[str, object] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> FloatModel:
     """Build what the user's function returns.
 
@@ -83,7 +83,7 @@ def build_module(
     )
     example = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     outputs = _run(built, example, target)
-    task_options: dict[str, Any] = {}
+    task_options: dict[str, object] = {}
     if detects:
         task_options = _detection(built, outputs, {**(postprocessing or {})}, image_size, target)
     elif not (isinstance(outputs, torch.Tensor) and outputs.shape == (2, len(data.labels))):
@@ -101,7 +101,7 @@ def build_module(
     )
 
 
-def _call(target: str, options: dict[str, Any], *, classes: int) -> nn.Module:
+def _call(target: str, options: dict[str, object], *, classes: int) -> nn.Module:
     if os.getcwd() not in sys.path:  # an installed command does not look into the current folder, as `python -m` does
         sys.path.insert(0, os.getcwd())
     if ":" not in target:
@@ -125,7 +125,7 @@ def _call(target: str, options: dict[str, Any], *, classes: int) -> nn.Module:
     return built
 
 
-def _run(network: nn.Module, example: torch.Tensor, target: str) -> Any:
+def _run(network: nn.Module, example: torch.Tensor, target: str) -> object:
     """What the network returns for the example in evaluation."""
     was = network.training
     try:
@@ -138,7 +138,7 @@ def _run(network: nn.Module, example: torch.Tensor, target: str) -> Any:
         network.train(was)
 
 
-def _detection(network: nn.Module, outputs: Any, record: dict[str, Any], size: int, target: str) -> dict[str, Any]:
+def _detection(network: nn.Module, outputs: Any, record: dict[str, object], size: int, target: str) -> dict[str, object]:
     """Criterion and decoder of a detector."""
     criterion = getattr(network, "criterion", None)
     if not callable(criterion):

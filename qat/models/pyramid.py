@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def nominal_strides(levels: Sequence[Tensor]) -> list[int]:
 
 def level_anchors(
     generator: AnchorGenerator, example: Tensor, levels: Sequence[Tensor]
-) -> tuple[list[dict[str, Any]], list[Tensor]]:
+) -> tuple[list[dict[str, object]], list[Tensor]]:
     """Grid, stride and anchors of every level for the record, and all of torchvision's anchors by level."""
     height, width = example.shape[-2:]
     everything = generator(ImageList(example[:1], [(height, width)]), list(levels))[0]

@@ -33,7 +33,7 @@ def build_timm(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     interpolation: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> FloatModel:
     """Build a timm classifier.
 
@@ -55,7 +55,7 @@ def build_timm(
     folder = Path(path) if path is not None and Path(path).is_dir() else None
     file = weights_file(Path(path)) if path is not None else None
     architecture = _check_name(name) if folder is None else _check_folder(folder, name)
-    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, **(options or {})}
+    arguments: dict[str, object] = {"num_classes": num_classes, "in_chans": in_channels, **(options or {})}
     fixed_size = _has_fixed_size(architecture)
     if image_size is not None and fixed_size:
         arguments["img_size"] = image_size

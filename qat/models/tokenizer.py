@@ -6,10 +6,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from qat.deploy.artifact import TOKENIZER
 from qat.errors import ConfigError
@@ -17,7 +16,7 @@ from qat.errors import ConfigError
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def load_tokenizer(source: str | Path, *, local: bool | None = None) -> Any:
+def load_tokenizer(source: str | Path, *, local: bool | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder, or of a name on the hub; it pads on the right.
 
     Args:
@@ -40,7 +39,7 @@ def load_tokenizer(source: str | Path, *, local: bool | None = None) -> Any:
     return tokenizer
 
 
-def learn_tokenizer(corpus: Iterable[str], *, size: int) -> Any:
+def learn_tokenizer(corpus: Iterable[str], *, size: int) -> PreTrainedTokenizerBase:
     """A lower-casing WordPiece tokenizer in BERT's form, with exactly `size` entries.
 
     The vocabulary is special tokens, every character (alone and as the continuation of a word), and then the most frequent
@@ -79,7 +78,7 @@ def learn_tokenizer(corpus: Iterable[str], *, size: int) -> Any:
     )
 
 
-def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
     """The tokenizer as files by path inside an artifact."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -40,7 +40,7 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
     console = console or Console()
     program = ready_program(config)
     judging: Judging
-    models: dict[str, Callable[..., Any]] = {}
+    models: dict[str, Callable[..., object]] = {}
     if program is not None:
         judging = open_artifact(config, console)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -108,7 +107,7 @@ def with_own_target(config: Config) -> Config:
     return replace(config, quantization=replace(config.quantization, target=found)) if found in TARGETS else config
 
 
-def _weights(config: Config) -> tuple[Path, dict[str, Any]]:
+def _weights(config: Config) -> tuple[Path, dict[str, object]]:
     """The file that `checkpoint` names, and the network's state in it.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -30,6 +30,9 @@ from qat.ranks import leads
 from qat.tasks import AnyTask, build_task, task_reading
 from qat.training.loggers.build import make_loggers
 from qat.training.loggers.metrics_log import append
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,9 @@ def open_source(config: Config) -> DataSource:
     return source
 
 
-def open_data(config: Config, source: DataSource, preprocessing: Preprocess, tokenizer: Any = None) -> DataModule:
+def open_data(
+    config: Config, source: DataSource, preprocessing: Preprocess, tokenizer: PreTrainedTokenizerBase | None = None
+) -> DataModule:
     """Batches of `source`, prepared as `preprocessing` says."""
     return build_data(source, preprocessing=preprocessing, tokenizer=tokenizer, seed=config.seed, **config.data.batching())
 
@@ -106,7 +111,7 @@ def prepare_model(run: Run, network: nn.Module, traced: Traced | None = None) ->
     )
 
 
-def score(run: Judging, forward: Callable[..., Any], stage: str, *, limit: int | None = None) -> Evaluation:
+def score(run: Judging, forward: Callable[..., object], stage: str, *, limit: int | None = None) -> Evaluation:
     """Evaluate on the test set under a progress bar and log the metric as `<stage>/<metric>`."""
     total = min(run.data.n_test, limit or run.data.n_test)
     with progress(run, f"evaluate {stage}", total) as advance:

@@ -167,7 +167,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, numbers with `DIGITS` digits."""
-        content: dict[str, Any] = rounded(_ADAPTER.dump_python(self, mode="json"))
+        content: dict[str, object] = rounded(_ADAPTER.dump_python(self, mode="json"))
         return content
 
     @classmethod
@@ -205,7 +205,7 @@ class Report:
 _ADAPTER = TypeAdapter(Report)
 
 
-def rounded(value: Any) -> Any:
+def rounded(value: object) -> Any:
     """Plain data with every number to `DIGITS` digits."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}

@@ -166,11 +166,11 @@ def told(trial: FrozenTrial, folder: Path) -> Outcome:
     )
 
 
-def written(params: Mapping[str, Any]) -> list[str]:
+def written(params: Mapping[str, object]) -> list[str]:
     """Overrides with exactly these values."""
     return [f"{key}={value}" for key, value in params.items()]
 
 
-def shown(params: Mapping[str, Any]) -> list[str]:
+def shown(params: Mapping[str, object]) -> list[str]:
     """The same for people."""
     return [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()]

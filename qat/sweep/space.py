@@ -32,7 +32,7 @@ class Dimension(ABC):
     def example(self) -> Any:
         """The first of them."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values that tell one dimension from another."""
         return {"kind": type(self).__name__, **asdict(self)}
 
@@ -49,7 +49,7 @@ class Choice(Dimension):
 
         return CategoricalDistribution(self.values)
 
-    def parameter(self) -> dict[str, Any]:
+    def parameter(self) -> dict[str, object]:
         return {"values": list(self.values)}
 
     def example(self) -> str:
@@ -84,7 +84,7 @@ class Interval(Dimension):
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def parameter(self) -> dict[str, Any]:
+    def parameter(self) -> dict[str, object]:
         if self.step is not None and not (self.integer and self.step == 1):
             count = round((self.high - self.low) / self.step) + 1  # W&B's q_uniform has multiples of q, whatever min is
             numbers = [self.low + i * self.step for i in range(count)]

@@ -7,7 +7,6 @@ is that of the INT8 model, which is logged when a run is over, so W&B's early te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from qat.errors import ConfigError, near
 from qat.sweep.space import Choice, Dimension
@@ -17,7 +16,7 @@ METHODS = ("bayes", "random", "grid")
 
 def sweep_description(
     space: Sequence[Dimension], fixed: Sequence[str], *, metric: str, method: str = "bayes", project: str = "qat"
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The content of the YAML file.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ class DetectionTask(Task[DetectionBatch, Sequence[Tensor], Detections]):
         self,
         *,
         labels: Sequence[str],
-        postprocessing: Mapping[str, Any],
+        postprocessing: Mapping[str, object],
         criterion: Criterion | None = None,
         label_smoothing: float = 0.0,
         metric: str | None = None,

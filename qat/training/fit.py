@@ -139,7 +139,7 @@ def _profiler(name: str | None, folder: Path) -> Profiler | None:
 
 
 #: Where this program wants another default than Lightning.
-_DEFAULTS: Mapping[str, Any] = {"accelerator": "cpu", "log_every_n_steps": 10, "num_sanity_val_steps": 0}
+_DEFAULTS: Mapping[str, object] = {"accelerator": "cpu", "log_every_n_steps": 10, "num_sanity_val_steps": 0}
 
 
 def _processes() -> dict[str, Any]:

@@ -28,12 +28,12 @@ class TrainingModule(LightningModule):
         self._optimizer = optimizer
         self._validated = RunningMetric(task.formulas[task.metric])
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: object, batch_idx: int) -> Tensor:
         loss = self.task.training_loss(self.model, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self.task.inputs(batch)[0]))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: object, batch_idx: int) -> None:
         outputs = self.model(*self.task.inputs(batch))
         statistics = self.task.statistics(self.task.decide(outputs, batch), batch)
         self._validated.update(statistics.to(self.device))

@@ -51,6 +51,13 @@ def test_build_data_refuses_what_boxes_would_not_follow() -> None:
         build_data(build_source("shapes"), preprocessing=make_preprocess(32), augment_options={"scale": (0.5, 1)})
 
 
+def test_build_data_of_texts_asks_for_the_tokenizer() -> None:
+    texts = TextPreprocess(inputs=("input_ids",), max_length=8)
+    source = build_source("grammar", train=20, test=10)
+    with pytest.raises(ConfigError, match="holds sentences, which need the tokenizer of the model"):
+        build_data(source, preprocessing=texts)
+
+
 def test_build_data_refuses_preprocessing_of_another_kind() -> None:
     with pytest.raises(ConfigError, match="holds sentences, and the model takes images"):
         build_data(build_source("grammar", train=20, test=10), preprocessing=make_preprocess())

@@ -23,11 +23,11 @@ from qat.errors import ConfigError, near
 MIN_SIDE = 2.0
 
 
-def _flips() -> Any:
+def _flips() -> object:
     return v2.RandomHorizontalFlip(0.5)
 
 
-def _scale() -> Any:
+def _scale() -> object:
     """Colour, zooming out and in as in SSD (Liu et al. 2016, arXiv:1512.02325, section 3.6), mirrored."""
     return v2.Compose(
         [
@@ -39,13 +39,13 @@ def _scale() -> Any:
     )
 
 
-def _scale_any_side_up() -> Any:
+def _scale_any_side_up() -> object:
     """The same for images without an upside, such as those of a microscope."""
     return v2.Compose([_scale(), v2.RandomVerticalFlip(0.5)])
 
 
 #: Name -> the transform.
-AUGMENTS: dict[str, Callable[[], Any]] = {"flip": _flips, "ssd": _scale, "ssd_any_side_up": _scale_any_side_up}
+AUGMENTS: dict[str, Callable[[], object]] = {"flip": _flips, "ssd": _scale, "ssd_any_side_up": _scale_any_side_up}
 
 
 class BoxAugment:

@@ -177,7 +177,7 @@ def _content(path: Path, split: str) -> dict[str, list[dict[str, Any]]]:
     return lists
 
 
-def _labels(path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+def _labels(path: Path, categories: Sequence[Mapping[str, object]]) -> dict[int, str]:
     """Category id -> name, by ascending id: its position is the label."""
     labels = {int(c["id"]): str(c.get("name") or "") for c in _unique(path, "category", categories).values()}
     if not labels or "" in labels.values() or len(set(labels.values())) < len(labels):
@@ -186,7 +186,7 @@ def _labels(path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[int, st
 
 
 def _unique(path: Path, what: str, entries: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    found: dict[int, Mapping[str, Any]] = {}
+    found: dict[int, Mapping[str, object]] = {}
     for entry in entries:
         if entry["id"] in found:
             raise DataError(f"{path}: the {what} id {entry['id']} is used twice; ids must be unique")
@@ -196,7 +196,7 @@ def _unique(path: Path, what: str, entries: Iterable[Mapping[str, Any]]) -> dict
 
 def _box(
     path: Path,
-    annotation: Mapping[str, Any],
+    annotation: Mapping[str, object],
     images: Mapping[int, Mapping[str, Any]],
     position: Mapping[int, int],
     repaired: list[str],

@@ -7,7 +7,7 @@ interrupted. Images that cannot be decoded are found by one scan at construction
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class ImageData(DataModule):
         batching: Batching = Batching(),
         selection: Selection = Selection(),
         augment: str = "none",
-        augment_options: Mapping[str, Any] | None = None,
+        augment_options: Mapping[str, object] | None = None,
         verify: bool = True,
     ) -> None:
         super().__init__(source, batching, split_seed=selection.split_seed)

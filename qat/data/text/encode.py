@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qat.data.text.batch import IGNORED, AskedQuestion, TaggedWords, Unit, Window
 from qat.data.text.source import Example, Question, Sentence, Tagged, texts
 from qat.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 #: Share of unknown tokens above which a tokenizer cannot be the right one.
 MAX_UNKNOWN = 0.5
@@ -26,7 +29,7 @@ class Encoder:
         stride: tokens that neighbouring windows of a long context share.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     inputs: tuple[str, ...]
     max_length: int
     refuse_long: bool = False
@@ -139,7 +142,7 @@ class Encoder:
     def _cut(self) -> dict[str, Any]:
         return {"truncation": True, "max_length": self.max_length}
 
-    def _long(self, encoded: Any, examples: Sequence[Example]) -> set[int]:
+    def _long(self, encoded: BatchEncoding, examples: Sequence[Example]) -> set[int]:
         """Which examples have more tokens than the model takes."""
         long = {i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > self.max_length}
         if long and self.refuse_long:
@@ -150,7 +153,7 @@ class Encoder:
             )
         return long
 
-    def _columns(self, encoded: Any, row: int) -> tuple[tuple[int, ...], ...]:
+    def _columns(self, encoded: BatchEncoding, row: int) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(encoded[name][row]) for name in self.inputs)
 
     def _need_fast(self, why: str) -> None:

@@ -80,7 +80,7 @@ def _examples(path: Path, columns: tuple[str, str | None, str], labels: tuple[st
             )
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """`file:line` and the columns of every row of a TSV (no quoting), CSV (quoted) or JSON-lines file.
 
     Raises:

@@ -41,7 +41,7 @@ def text_hub_source(
     )
 
 
-def _load(name: str, config_name: str | None, split: str) -> Any:
+def _load(name: str, config_name: str | None, split: str) -> object:
     from datasets import load_dataset  # takes a second to import, and local files do without
 
     try:

@@ -6,7 +6,7 @@ longest, so little is computed for nothing.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from torch import Tensor
@@ -93,7 +93,7 @@ class TextData(DataModule):
     def _order(self) -> list[int]:
         return [position for batch in self.eval_batches(self._test) for _, position in batch]
 
-    def eval_batches(self, dataset: Dataset[Any]) -> list[list[Key]]:
+    def eval_batches(self, dataset: Dataset[object]) -> list[list[Key]]:
         assert isinstance(dataset, UnitDataset)
         return by_length(dataset, self.eval_batch_size, seed=self.split_seed)
 

@@ -43,7 +43,7 @@ class KeepBest(Callback):
             self.score, self.weights = score, self._candidate
         self._candidate = {}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"score": self.score, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

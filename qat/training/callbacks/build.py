@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pkgutil import resolve_name
-from typing import Any
 
 from pytorch_lightning import Callback
 
 from qat.errors import ConfigError, near
 
 
-def build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
+def build_callbacks(config: Mapping[str, object]) -> list[Callback]:
     """Make every callback that a configuration names.
 
     Args:
@@ -25,7 +24,7 @@ def build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
     return [_build(name, entry) for name, entry in config.items() if entry is not None]
 
 
-def _build(name: str, entry: Any) -> Callback:
+def _build(name: str, entry: object) -> Callback:
     if not isinstance(entry, Mapping) or "_target_" not in entry:
         raise ConfigError(
             f"callbacks.{name} names no class; choose one that there is (callbacks={name}), or give +callbacks.{name}._target_"

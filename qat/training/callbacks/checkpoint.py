@@ -26,11 +26,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     (Lightning's own write moves a file out of TMPDIR; across file systems a kill destroys the previous good one.)
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], path: Any, storage_options: object | None = None) -> None:
         with atomic_write(Path(path)) as handle:
             torch.save(checkpoint, handle)
 
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: object, **__: object) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return checkpoint
 
@@ -38,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RngState(Callback):
     """Saves and restores the random states of PyTorch, NumPy and Python, so that dropout continues where it stopped."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         kind, keys, position, has_gauss, cached = np.random.get_state()
         version, state, gauss = random.getstate()
         return {
@@ -47,7 +47,7 @@ class RngState(Callback):
             "python": [version, list(state), gauss],
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self._loaded = state_dict
         self._restore()  # at once, too: of a stage that is already finished no training starts
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -26,7 +25,7 @@ def ends_when_told(output: Path) -> Iterator[None]:
         yield
         return
 
-    def tell(*_: Any) -> None:
+    def tell(*_: object) -> None:
         raise PreemptedError(f"told to end (SIGTERM) between two trainings; continue with resume=true output={output}")
 
     before = signal.signal(signal.SIGTERM, tell)
@@ -55,7 +54,7 @@ class Preemption(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._tell)  # Lightning puts the former handler back when it is done
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if any_rank(self.told):  # what Lightning looks at when the step is complete
             trainer._signal_connector.received_sigterm = True
 
@@ -63,5 +62,5 @@ class Preemption(Callback):
         if isinstance(exception, SIGTERMException):
             trainer.save_checkpoint(self.folder / f"{trainer.current_epoch:04d}-{trainer.global_step:07d}.ckpt")
 
-    def _tell(self, *_: Any) -> None:
+    def _tell(self, *_: object) -> None:
         self.told = True

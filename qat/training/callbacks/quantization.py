@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from qat.quantization.prepared import PreparedModel
@@ -20,7 +18,7 @@ class ScheduleCallback(Callback):
         self.prepared = prepared
         self.schedule = schedule
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         total = int(trainer.estimated_stepping_batches)
         self.schedule.apply_(self.prepared, step=trainer.global_step, total_steps=total)
 

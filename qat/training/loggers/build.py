@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -20,7 +19,7 @@ def make_loggers(
     *,
     folder: Path,
     run_name: str,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     about: Sequence[str] = (),
     project: str = "qat",
     tags: Sequence[str] = (),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
@@ -33,11 +32,11 @@ class JsonLinesLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         append(self.path, {"stage": self.stage, "step": step, **metrics})
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """The configuration has its own file."""
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
+def append(path: Path, record: dict[str, object]) -> None:
     """Append one record."""
     with path.open("a") as handle:
         handle.write(json.dumps(record) + "\n")

@@ -52,7 +52,7 @@ class WandbRun(Logger):
         *,
         project: str,
         run_name: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         tags: Sequence[str] = (),
         group: str | None = None,
     ) -> None:
@@ -69,7 +69,7 @@ class WandbRun(Logger):
             "tags": list(tags),
             "group": group,
         }
-        self._run: Any = None
+        self._run: wandb.Run | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class WandbRun(Logger):
         with self._sending() as run:
             run.log({**{f"{self.stage}/{name}": value for name, value in metrics.items()}, f"{self.stage}/step": step})
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """The configuration is given at the start."""
 
     def log_report(self, report: Report) -> None:
@@ -117,7 +117,7 @@ class WandbRun(Logger):
         except Exception as error:  # as in _sending
             self._leave_aside(error)
 
-    def _log_artifact(self, run: Any, report: Report) -> None:
+    def _log_artifact(self, run: wandb.Run, report: Report) -> None:
         folder = self.folder / "artifact"
         manifest = json.loads((folder / "manifest.json").read_text())
         name = re.sub(r"[^\w.-]", "-", f"{report.recipe}-int8")
@@ -150,7 +150,7 @@ class WandbRun(Logger):
             _log.warning("Weights & Biases failed and is left aside: %s: %s", type(error).__name__, error)
         self.failed = True
 
-    def _start(self) -> Any:
+    def _start(self) -> wandb.Run:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ["WANDB_DATA_DIR"] = str(self.folder)  # not setdefault: a sweep has several runs in one process
         marker = self.folder / RUN_ID
@@ -171,7 +171,7 @@ class WandbRun(Logger):
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         return run
 
-    def _init(self, identifier: str) -> Any:
+    def _init(self, identifier: str) -> wandb.Run:
         return wandb.init(
             id=identifier,
             dir=str(self.folder),
@@ -196,10 +196,10 @@ def has_key() -> bool:
 class _Nothing:
     """Takes every call that a run takes."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return self
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
+    def __call__(self, *_: object, **__: object) -> object:
         return self
 
 
