@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qat.quantization.prepare import prepare
     from qat.quantization.prepared import PreparedModel
     from qat.quantization.program.program import Int8Program
-    from qat.quantization.program.storage import read_manifest
+    from qat.quantization.program.storage import read_manifest, save
     from qat.quantization.schedule import QATSchedule
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ __all__ = [
     "lower",
     "prepare",
     "read_manifest",
+    "save",
     "save_artifact",
     "simulation_parity",
     "verify",
@@ -60,6 +61,7 @@ _HOMES = {
     "lower": "qat.quantization.engines",
     "prepare": "qat.quantization.prepare",
     "read_manifest": "qat.quantization.program.storage",
+    "save": "qat.quantization.program.storage",
     "save_artifact": "qat.deploy.artifact",
     "simulation_parity": "qat.quantization.analysis.parity",
     "verify": "qat.deploy.artifact",

@@ -47,7 +47,7 @@ def inference(name: str, repeats: int) -> dict[str, Any]:
         models[f"fx_{engine}"] = _fx(model, calibration, engine)
     found = measure({key: (lambda m=m: m(x)) for key, m in models.items()}, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder:
-        size_ratio = size_bytes(program.save(Path(folder) / "artifact")) / sum(
+        size_ratio = size_bytes(qat.save(program, Path(folder) / "artifact")) / sum(
             t.numel() * t.element_size() for t in model.state_dict().values()
         )
     return {

@@ -64,7 +64,7 @@ def inference(options: dict[str, int], repeats: int) -> dict[str, Any]:
         print(rows, result["batches"][str(rows)], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         fp32 = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-        result["artifact_ratio"] = round(size_bytes(program.save(Path(folder) / "artifact")) / fp32, 4)
+        result["artifact_ratio"] = round(size_bytes(qat.save(program, Path(folder) / "artifact")) / fp32, 4)
     return result
 
 

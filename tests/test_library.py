@@ -30,7 +30,7 @@ for _ in range(20):
     optimizer.step()
     losses.append(loss.item())
 program = qat.convert(prepared.eval())
-program.save(folder)
+qat.save(program, folder)
 int8 = qat.load(folder, engine="fbgemm")
 """
 

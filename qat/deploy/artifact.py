@@ -23,7 +23,7 @@ from qat.errors import ArtifactError
 from qat.quantization.engines import ENGINES, Int8Model, lower
 from qat.quantization.program.ops import CHAIN_OPS, ISA_DEPENDENT
 from qat.quantization.program.program import Int8Program
-from qat.quantization.program.storage import load_program, read_manifest, save_program
+from qat.quantization.program.storage import load_program, read_manifest, save
 
 GOLDEN, CARD = "golden.safetensors", "README.md"
 
@@ -87,7 +87,7 @@ def save_artifact(
         **(metadata or {}),
     }
     extra = {**(files or {}), GOLDEN: to_safetensors(golden), CARD: _card(manifest, program).encode()}
-    return save_program(program, folder, metadata=manifest, files=extra)
+    return save(program, folder, metadata=manifest, files=extra)
 
 
 def load(folder: str | Path, engine: str = "fbgemm") -> Int8Model:

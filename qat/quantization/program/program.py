@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,12 +128,6 @@ class Int8Program:
     def grids(self) -> dict[str, QParams]:
         """Name -> grid of every value that is integers."""
         return {node.name: node.grid for node in self.nodes if node.grid is not None}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write an artifact folder with nothing but the program; see `qat.save_artifact` for one with everything."""
-        from qat.quantization.program.storage import save_program
-
-        return save_program(self, folder)
 
     def layers(self) -> Iterator[Node]:
         """The convolutions and linear layers that run as integers."""

@@ -32,14 +32,14 @@ SCHEMA_VERSION = 2
 MANIFEST, GRAPH, TENSORS = "manifest.json", "graph.json", "model.safetensors"
 
 
-def save_program(
+def save(
     program: Int8Program,
     folder: str | Path,
     *,
     metadata: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write an artifact folder; it appears complete, by one rename, or not at all.
+    """Write an artifact folder; it appears complete, by one rename, or not at all. `qat.load` reads it.
 
     Args:
         folder: must not exist yet, or be an earlier artifact, which is replaced.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import qat
 from qat.errors import ArtifactError, ProgramError
 from qat.quantization.engines import lower
 from qat.quantization.program import storage
@@ -24,7 +25,7 @@ from qat.quantization.program.storage import (
     TENSORS,
     load_program,
     read_manifest,
-    save_program,
+    save,
 )
 from tests.quantization.networks import CASES, converted
 
@@ -32,7 +33,7 @@ from tests.quantization.networks import CASES, converted
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An artifact with one extra file in a folder."""
-    return save_program(
+    return save(
         converted("conv"), tmp_path / "artifact", metadata={"task": "test"}, files={"labels/names.txt": b"a\nb\n"}
     )
 
@@ -57,7 +58,7 @@ def rehash(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_storage_round_trip_is_equal(name: str, tmp_path: Path) -> None:
     program = converted(name)
-    again = load_program(program.save(tmp_path / "artifact"))
+    again = load_program(qat.save(program, tmp_path / "artifact"))
     assert again.nodes == program.nodes
     assert again.output == program.output
     assert again.inputs == program.inputs
@@ -82,7 +83,7 @@ def test_manifest_names_every_other_file_with_size_and_hash(folder: Path) -> Non
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (content(save_program(converted("conv"), tmp_path / name)) for name in "ab")
+    first, second = (content(save(converted("conv"), tmp_path / name)) for name in "ab")
     assert first == second
 
 
@@ -225,25 +226,25 @@ assert sys.modules["timm"] is None
 
 
 def test_writing_replaces_an_earlier_artifact(folder: Path) -> None:
-    save_program(converted("sequence"), folder)
+    save(converted("sequence"), folder)
     assert load_program(folder).nodes == converted("sequence").nodes
     assert not (folder / "labels").exists()
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 def test_writing_makes_the_folders_above(tmp_path: Path) -> None:
-    assert load_program(save_program(converted("conv"), tmp_path / "a" / "b" / "c")).nodes
+    assert load_program(save(converted("conv"), tmp_path / "a" / "b" / "c")).nodes
 
 
 def test_writing_takes_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
-    assert load_program(save_program(converted("conv"), tmp_path / "artifact")).nodes
+    assert load_program(save(converted("conv"), tmp_path / "artifact")).nodes
 
 
 def test_writing_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ArtifactError, match="no artifact"):
-        save_program(converted("conv"), tmp_path)
+        save(converted("conv"), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -251,14 +252,14 @@ def test_writing_refuses_a_file_in_the_way(tmp_path: Path) -> None:
     path = tmp_path / "artifact"
     path.write_text("a file")
     with pytest.raises(ArtifactError):
-        save_program(converted("conv"), path)
+        save(converted("conv"), path)
     assert path.read_text() == "a file"
 
 
 @pytest.mark.parametrize("name", ["../escape", "/escape", "a/../../escape", MANIFEST, GRAPH, TENSORS, f"./{GRAPH}"])
 def test_writing_refuses_a_file_that_leads_outside_or_stands_for_another(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError):
-        save_program(converted("conv"), tmp_path / "artifact", files={name: b"x"})
+        save(converted("conv"), tmp_path / "artifact", files={name: b"x"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +288,7 @@ def test_a_failed_write_leaves_the_previous_artifact(folder: Path, step: str, mo
     else:
         monkeypatch.setattr(storage, step, fails)
     with pytest.raises(ArtifactError, match="No space left"):
-        save_program(converted("sequence"), folder, files={"a.txt": b"a"})
+        save(converted("sequence"), folder, files={"a.txt": b"a"})
     monkeypatch.undo()
     assert content(folder) == before
     assert load_program(folder).nodes == converted("conv").nodes
@@ -301,6 +302,6 @@ def test_an_interrupted_write_leaves_the_previous_artifact(folder: Path, monkeyp
     monkeypatch.setattr(storage, "_sync", interrupt)
     before = content(folder)
     with pytest.raises(KeyboardInterrupt):
-        save_program(converted("sequence"), folder)
+        save(converted("sequence"), folder)
     assert content(folder) == before
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
