@@ -160,7 +160,7 @@ class _Builder:
             *self._stored(fake, fake.args[0]),
             self._tensor(bias.target, self.values[bias.name].float()) if bias is not None else None,
         )
-        if "linear" in str(node.target):
+        if node.target is torch.ops.aten.linear.default:
             return (self.integers[x.name], *parts)
         dims = fx_value(self.network, fake.args[0]).dim() - 2
         stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)

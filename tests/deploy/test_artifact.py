@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import qat
 from qat.deploy.artifact import CARD, EXACT_ENGINES, GOLDEN, Verification, load, save_artifact, size_bytes, verify
 from qat.errors import ArtifactError, EngineError
 from qat.quantization.engines import ENGINES, lower
@@ -170,7 +171,7 @@ def test_bit_equality_is_promised_where_nothing_depends_on_the_instruction_set(
 
 
 def test_artifact_without_golden_outputs_cannot_be_verified(tmp_path: Path) -> None:
-    folder = converted(*PROGRAM).save(tmp_path / "bare")
+    folder = qat.save(converted(*PROGRAM), tmp_path / "bare")
     with pytest.raises(ArtifactError, match="save_artifact"):
         verify(folder)
 

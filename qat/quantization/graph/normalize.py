@@ -7,37 +7,19 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from qat.quantization.graph.nodes import GraphNode, replace_
 
 aten = torch.ops.aten
 
-#: Ops that change nothing in eval mode. `detach` is not one of them: training must send no gradient where the model sends none.
-IDENTITY = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.alias.default,
-    aten.lift_fresh_copy.default,
-}
-
-#: One spelling for ops that have several.
-SPELLING = {
-    aten.view.default: aten.reshape.default,
-    aten._unsafe_view.default: aten.reshape.default,
-    aten.relu6.default: aten.hardtanh.default,
-    aten.__and__.Tensor: aten.bitwise_and.Tensor,
-    aten.__or__.Tensor: aten.bitwise_or.Tensor,
-    aten.multiply.Tensor: aten.mul.Tensor,
-    aten.min.other: aten.minimum.default,
-    aten.max.other: aten.maximum.default,
-    aten.concat.default: aten.cat.default,
-    aten.concatenate.default: aten.cat.default,
-}
+#: Changes one node of the graph: gives it another op with other arguments, or takes it out.
+Rule: TypeAlias = Callable[[fx.Graph, GraphNode], None]
 
 
 def normalize_(module: fx.GraphModule) -> None:
@@ -54,77 +36,87 @@ def normalize_(module: fx.GraphModule) -> None:
 
 
 def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
-    name = str(node.target)
-    if "_assert" in name or "sym_constrain_range" in name:
-        graph.erase_node(node)
-        return
-    if node.target is aten.to.device:  # a program runs where its inputs are
-        node.target, node.args = aten.to.dtype, (node.args[0], node.args[2])
-    if node.target is aten.to.dtype_layout and node.kwargs.get("dtype") is not None:
-        node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.kwargs["dtype"]), {}
-    if node.target in IDENTITY:
-        replace_(graph, node, node.args[0])
-        return
-    if _mutates(node) and _functional(node) is not None:
+    """Make it functional, then apply rules until one leaves the op as it is: `hardtanh_` -> `hardtanh` -> `clamp`."""
+    if _mutates(node) and (functional := _functional(node)) is not None:
         written = node.args[0]
-        node.target = _functional(node)
+        node.target = functional
         written.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and user > node)
-    if _changes_nothing(node):
-        replace_(graph, node, node.args[0])
-        return
-    if _overwrites_everything(node):
-        replace_(graph, node, node.args[1])
-        return
-    if node.target is aten.empty.memory_format:  # what is overwritten later may as well start as zeros
-        node.target = aten.zeros.default
-    if node.target in SPELLING:
-        if node.target is aten.relu6.default:
-            node.args = (node.args[0], 0.0, 6.0)
-        node.target = SPELLING[node.target]
-    if node.target is aten.hardtanh.default:  # spell the default bounds out
-        given = list(node.args[1:])
-        low, high = given + [-1.0, 1.0][len(given) :]
-        node.target, node.args = aten.clamp.default, (node.args[0], low, high)
-    if node.target in (aten.conv1d.padding, aten.conv2d.padding):
-        _explicit_padding_(node)
-    if node.target is aten._native_batch_norm_legit_no_training.default:
-        x, weight, bias, mean, var, momentum, eps = node.args
-        node.target, node.args = aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
-        for user in list(node.users):  # the op returns (output, mean, rstd); batch_norm returns the output
-            replace_(graph, user, node)
+    before = None
+    while node.target is not before and node.target in RULES:
+        before = node.target
+        RULES[before](graph, node)
 
 
-def _changes_nothing(node: GraphNode) -> bool:
-    """A sum with the number 0, a conversion to the dtype that the tensor has, or a slice of everything."""
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or not hasattr(source.meta.get("val"), "dtype"):
-        return False
-    same = source.meta["val"].dtype == node.meta["val"].dtype if hasattr(node.meta.get("val"), "dtype") else False
-    if node.target is aten.add.Tensor:
-        return same and not isinstance(node.args[1], fx.Node) and node.args[1] == 0
-    if node.target is aten.slice.Tensor:
-        return _whole(node.args[2:])
-    return same and node.target is aten.to.dtype
+# --- rules -----------------------------------------------------------------------------------------------------------
 
 
-def _overwrites_everything(node: GraphNode) -> bool:
+def _spell(op: OpOverload) -> Rule:
+    """The same under another name."""
+
+    def rule(graph: fx.Graph, node: GraphNode) -> None:
+        node.target = op
+
+    return rule
+
+
+def _leave_out(graph: fx.Graph, node: GraphNode) -> None:
+    """Its value is its first argument."""
+    replace_(graph, node, node.args[0])
+
+
+def _erase(graph: fx.Graph, node: GraphNode) -> None:
+    """Its value is nothing."""
+    graph.erase_node(node)
+
+
+def _move_nowhere(graph: fx.Graph, node: GraphNode) -> None:
+    """A program runs where its inputs are, so only the dtype counts."""
+    node.target, node.args = aten.to.dtype, (node.args[0], node.args[2])
+
+
+def _convert_dtype(graph: fx.Graph, node: GraphNode) -> None:
+    if node.kwargs.get("dtype") is not None:
+        node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.kwargs["dtype"]), {}
+
+
+def _leave_out_same_dtype(graph: fx.Graph, node: GraphNode) -> None:
+    if _keeps_dtype(node):
+        _leave_out(graph, node)
+
+
+def _leave_out_sum_with_zero(graph: fx.Graph, node: GraphNode) -> None:
+    other = node.args[1]
+    if _keeps_dtype(node) and not isinstance(other, fx.Node) and other == 0:
+        _leave_out(graph, node)
+
+
+def _leave_out_whole_slice(graph: fx.Graph, node: GraphNode) -> None:
+    if _whole(node.args[2:]):
+        _leave_out(graph, node)
+
+
+def _take_what_overwrites_all(graph: fx.Graph, node: GraphNode) -> None:
     """A copy into a tensor of the same kind, or into a slice that is the whole of it: the value is what is copied."""
     if node.target is aten.slice_scatter.default:
-        return _whole(node.args[3:])
-    if node.target is not aten.copy.default:
-        return False
-    kinds = [(str(arg.meta["val"].shape), arg.meta["val"].dtype) for arg in node.args[:2]]
-    return kinds[0] == kinds[1]
+        whole = _whole(node.args[3:])
+    else:
+        first, second = (arg.meta["val"] for arg in node.args[:2])
+        whole = str(first.shape) == str(second.shape) and first.dtype == second.dtype
+    if whole:
+        replace_(graph, node, node.args[1])
 
 
-def _whole(bounds: tuple[Any, ...]) -> bool:
-    """Whether (start, end, step) of a slice, as far as they are given, select everything."""
-    given = list(bounds)
-    start, end, step = given + [None, None, 1][len(given) :]
-    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
+def _clamp_at_six(graph: fx.Graph, node: GraphNode) -> None:
+    node.target, node.args = aten.clamp.default, (node.args[0], 0.0, 6.0)
 
 
-def _explicit_padding_(node: GraphNode) -> None:
+def _clamp(graph: fx.Graph, node: GraphNode) -> None:
+    given = list(node.args[1:])
+    low, high = given + [-1.0, 1.0][len(given) :]
+    node.target, node.args = aten.clamp.default, (node.args[0], low, high)
+
+
+def _explicit_padding(graph: fx.Graph, node: GraphNode) -> None:
     """padding='valid' or a symmetric 'same' becomes numbers; an asymmetric 'same' stays as it is."""
     args = [*node.args, *[None, 1, "valid", 1, 1][len(node.args) - 2 :]]
     kernel = args[1].meta["val"].shape[2:]
@@ -136,6 +128,61 @@ def _explicit_padding_(node: GraphNode) -> None:
     args[3] = [args[3]] * len(kernel) if isinstance(args[3], int) else args[3]
     node.args = (*args[:5], dilation, args[6])
     node.target = aten.conv2d.default if len(kernel) == 2 else aten.conv1d.default
+
+
+def _one_output_batch_norm(graph: fx.Graph, node: GraphNode) -> None:
+    """The op of inference returns (output, mean, rstd); `batch_norm` returns the output."""
+    x, weight, bias, mean, var, momentum, eps = node.args
+    node.target, node.args = aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
+    for user in list(node.users):
+        replace_(graph, user, node)
+
+
+#: `detach` is not left out: training must send no gradient where the model sends none.
+RULES: dict[object, Rule] = {
+    **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _leave_out),
+    **dict.fromkeys((aten.alias.default, aten.lift_fresh_copy.default), _leave_out),
+    **dict.fromkeys((aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default), _erase),
+    **dict.fromkeys((aten._assert_tensor_metadata.default, aten.sym_constrain_range.default), _erase),
+    aten.sym_constrain_range_for_size.default: _erase,
+    aten.to.device: _move_nowhere,
+    aten.to.dtype_layout: _convert_dtype,
+    aten.to.dtype: _leave_out_same_dtype,
+    aten.add.Tensor: _leave_out_sum_with_zero,
+    aten.slice.Tensor: _leave_out_whole_slice,
+    aten.copy.default: _take_what_overwrites_all,
+    aten.slice_scatter.default: _take_what_overwrites_all,
+    aten.empty.memory_format: _spell(aten.zeros.default),  # what is overwritten later may as well start as zeros
+    aten.view.default: _spell(aten.reshape.default),
+    aten._unsafe_view.default: _spell(aten.reshape.default),
+    aten.__and__.Tensor: _spell(aten.bitwise_and.Tensor),
+    aten.__or__.Tensor: _spell(aten.bitwise_or.Tensor),
+    aten.multiply.Tensor: _spell(aten.mul.Tensor),
+    aten.min.other: _spell(aten.minimum.default),
+    aten.max.other: _spell(aten.maximum.default),
+    aten.concat.default: _spell(aten.cat.default),
+    aten.concatenate.default: _spell(aten.cat.default),
+    aten.relu6.default: _clamp_at_six,
+    aten.hardtanh.default: _clamp,
+    aten.conv1d.padding: _explicit_padding,
+    aten.conv2d.padding: _explicit_padding,
+    aten._native_batch_norm_legit_no_training.default: _one_output_batch_norm,
+}
+
+
+def _keeps_dtype(node: GraphNode) -> bool:
+    values = [it.meta.get("val") for it in (node.args[0], node) if isinstance(it, fx.Node)]
+    return len(values) == 2 and getattr(values[0], "dtype", None) == getattr(values[1], "dtype", False)
+
+
+def _whole(bounds: Sequence[object]) -> bool:
+    """Whether (start, end, step) of a slice, as far as they are given, select everything."""
+    given = list(bounds)
+    start, end, step = given + [None, None, 1][len(given) :]
+    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
+
+
+# --- in-place ops ------------------------------------------------------------------------------------------------------
 
 
 def needs_functionalization(graph: fx.Graph) -> bool:
@@ -160,8 +207,9 @@ def _is_view(node: GraphNode) -> bool:
     return aliased or node.target in (operator.getitem, aten.contiguous.default, aten.reshape.default, aten.to.dtype)
 
 
-def _functional(node: GraphNode) -> Any:
+def _functional(node: GraphNode) -> OpOverload | None:
     """`aten.relu.default` for `aten.relu_.default`; None when there is no such op."""
     name = node.target._schema.name.removeprefix("aten::")
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    return getattr(packet, node.target._overloadname, None)
+    found: OpOverload | None = getattr(packet, node.target._overloadname, None)
+    return found

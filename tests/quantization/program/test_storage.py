@@ -33,9 +33,7 @@ from tests.quantization.networks import CASES, converted
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An artifact with one extra file in a folder."""
-    return save(
-        converted("conv"), tmp_path / "artifact", metadata={"task": "test"}, files={"labels/names.txt": b"a\nb\n"}
-    )
+    return save(converted("conv"), tmp_path / "artifact", metadata={"task": "test"}, files={"labels/names.txt": b"a\nb\n"})
 
 
 def content(folder: Path) -> dict[str, bytes]:
