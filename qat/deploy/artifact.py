@@ -63,7 +63,7 @@ def save_artifact(
     folder: str | Path,
     *,
     golden_inputs: Sequence[Tensor],
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write an artifact folder, whole or not at all.

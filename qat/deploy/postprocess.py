@@ -136,13 +136,13 @@ class QueryDecoder:
         ]
 
 
-def decoder(record: Mapping[str, Any]) -> Decoder:
+def decoder(record: Mapping[str, object]) -> Decoder:
     """The decoder that a postprocessing record describes.
 
     Raises:
         ConfigError: an unknown kind, or an entry is missing.
     """
-    kinds: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {"dense": _dense, "queries": _queries}
+    kinds: dict[str, Callable[[Mapping[str, object]], Decoder]] = {"dense": _dense, "queries": _queries}
     kind = str(record.get("kind"))
     if kind not in kinds:
         raise ConfigError(f"unknown postprocessing kind {kind!r}.{near(kind, kinds)}")

@@ -159,7 +159,7 @@ def _read(right: Array, positives: Array, envelope: Array) -> Array:
 def _matched(found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> list[tuple[int, int, dict[str, Any]]]:
     """pycocotools' matching of every image and class that has boxes or detections."""
     boxes: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, object]] = []
     for image, (detections, truth) in enumerate(zip(found, truths, strict=True)):
         for box, label, crowd in zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True):
             boxes.append({**_entry(image, box, label, len(boxes) + 1), "iscrowd": int(crowd)})
@@ -182,7 +182,7 @@ def _matched(found: Sequence[Detections], truths: Sequence[Truth], classes: int)
     return [(entry["image_id"], entry["category_id"], entry) for entry in matching.evalImgs if entry is not None]
 
 
-def _entry(image: int, box: Sequence[float], label: int, number: int) -> dict[str, Any]:
+def _entry(image: int, box: Sequence[float], label: int, number: int) -> dict[str, object]:
     x1, y1, x2, y2 = box
     size = [x2 - x1, y2 - y1]
     return {"id": number, "image_id": image, "category_id": label, "bbox": [x1, y1, *size], "area": size[0] * size[1]}

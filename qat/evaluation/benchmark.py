@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ class Latency:
 
 
 def measure(
-    candidates: Mapping[str, Callable[[], Any]],
+    candidates: Mapping[str, Callable[[], object]],
     *,
     repeats: int = 50,
     warmup: int = 5,

@@ -42,16 +42,16 @@ class Judge(Protocol):
     def formulas(self) -> Mapping[str, Formula]:
         """Every metric by name; the first one is the task's."""
 
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+    def inputs(self, batch: object) -> tuple[Tensor, ...]:
         """The model's inputs in a batch."""
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def decide(self, outputs: object, batch: object) -> Sequence[object]:
         """One decision per sample: anything that can be compared; a tuple where a sample needs several."""
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
+    def statistics(self, decisions: Sequence[object], batch: object) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
 
-    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
+    def alike(self, decision: object, other: object) -> Sequence[bool]:
         """Of each thing that `decision` says about a sample, whether `other` says it as well."""
 
 
@@ -59,7 +59,7 @@ class Judge(Protocol):
 mean_score = OfMean(lambda means: means[..., 0])
 
 
-def same(decision: Any, other: Any) -> Sequence[bool]:
+def same(decision: object, other: Any) -> Sequence[bool]:
     """Equal decisions; of a sample with several (a tag per word) each one counts."""
     if isinstance(decision, tuple):
         return [x == y for x, y in zip(decision, other, strict=True)]
@@ -99,8 +99,8 @@ class Evaluation:
 
 
 def evaluate(
-    forward: Callable[..., Any],
-    batches: Iterable[Any],
+    forward: Callable[..., object],
+    batches: Iterable[object],
     judge: Judge,
     *,
     limit: int | None = None,
@@ -112,7 +112,7 @@ def evaluate(
         limit: stop after this many samples.
         progress: called with the number of samples of each finished batch.
     """
-    decisions: list[Any] = []
+    decisions: list[object] = []
     statistics: list[Tensor] = []
     with torch.no_grad():
         for batch in batches:

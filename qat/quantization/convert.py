@@ -57,7 +57,7 @@ class _Builder:
         self.values: dict[str, Any] = {}  # constants computed here, by node name
         self.integers: dict[str, Ref] = {}  # graph node -> its value on a grid
         self.floats: dict[str, Ref] = {}  # graph node -> its float (or size) value
-        self.output: Any = None
+        self.output: object = None
 
     def visit(self, node: GraphNode) -> None:
         if node.op == "placeholder":
@@ -123,7 +123,7 @@ class _Builder:
         assert kernel.program_op is not None
         grid = self.grids.get(self._owner(node)) if node.name in self.placement.integers else None
         if kernel.program_op in LAYER_OPS:
-            args: tuple[Any, ...] = self._layer_args(node)
+            args: tuple[object, ...] = self._layer_args(node)
         else:
             takes = {source.name for source in inputs_on_grid(node, kernel)} & self.integers.keys()
             args = tuple(
@@ -153,7 +153,7 @@ class _Builder:
         integers, scale = module.quantize(fx_value(self.network, weight))
         return self._tensor(weight.target, integers.contiguous()), self._tensor(f"{weight.target}_scale", scale)
 
-    def _layer_args(self, node: GraphNode) -> tuple[Any, ...]:
+    def _layer_args(self, node: GraphNode) -> tuple[object, ...]:
         x, fake, *rest = node.args
         bias: Any = argument(node, 2, "bias")
         parts = (
@@ -178,7 +178,7 @@ class _Builder:
         ref = self._emit(node.name, op, tuple(args), node=node, grid=grid, kwargs=kwargs)
         (self.floats if grid is None else self.integers)[node.name] = ref
 
-    def _constant(self, node: GraphNode) -> Any:
+    def _constant(self, node: GraphNode) -> object:
         if node.op == "get_attr":
             return fx_value(self.network, node).detach().cpu()
         args, kwargs = _map_nodes((node.args, node.kwargs), lambda n: self.values[n.name])
@@ -187,7 +187,7 @@ class _Builder:
 
     # --- values --------------------------------------------------------------------------------------------------
 
-    def _float(self, node: GraphNode) -> Any:
+    def _float(self, node: GraphNode) -> object:
         """The float (or size) value of a graph node; dequantized, once, when it lives on a grid."""
         if node.name in self.values:
             value = self.values[node.name]
@@ -218,11 +218,11 @@ class _Builder:
         self,
         name: str,
         op: str,
-        args: tuple[Any, ...],
+        args: tuple[object, ...],
         *,
         node: GraphNode,
         grid: QParams | None = None,
-        kwargs: dict[str, Any] | None = None,
+        kwargs: dict[str, object] | None = None,
     ) -> Ref:
         args, kwargs = plain(args), plain(kwargs or {})
         self.nodes[name] = Node(name=name, op=op, args=args, kwargs=kwargs, grid=grid, layer=layer_name(node))

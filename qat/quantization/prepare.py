@@ -130,7 +130,7 @@ def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module,
     tensor.replace_all_uses_with(call, delete_user_cb=lambda user: user in users)
 
 
-def _scheme(target: str, observer: str, placement: Placement, qconfig: QConfigs | None) -> dict[str, Any]:
+def _scheme(target: str, observer: str, placement: Placement, qconfig: QConfigs | None) -> dict[str, object]:
     named = described(qconfig)
     return {
         **({} if named is None else {"qconfig": named}),

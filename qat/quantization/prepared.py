@@ -36,7 +36,7 @@ class PreparedModel(nn.Module):
         inputs: tuple[InputSpec, ...],
         placement: Placement,
         target: str,
-        scheme: dict[str, Any],
+        scheme: dict[str, object],
     ) -> None:
         super().__init__()
         self.network = network
@@ -45,7 +45,7 @@ class PreparedModel(nn.Module):
         self.target = target
         self.scheme = scheme
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> object:
         return self.network(*inputs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
@@ -174,7 +174,7 @@ def target_of(state: Mapping[str, Any]) -> str | None:
     return _unpacked(state["_extra_state"]).get("target") if "_extra_state" in state else None
 
 
-def _packed(scheme: Mapping[str, Any]) -> Tensor:
+def _packed(scheme: Mapping[str, object]) -> Tensor:
     """A scheme as JSON in a uint8 tensor: state dicts hold tensors alone, so that averaging, hashing and safetensors work."""
     return torch.frombuffer(bytearray(json.dumps(scheme, sort_keys=True).encode()), dtype=torch.uint8)
 
@@ -182,11 +182,11 @@ def _packed(scheme: Mapping[str, Any]) -> Tensor:
 def _unpacked(state: Tensor | str) -> dict[str, Any]:
     """The scheme in an extra state; those of earlier checkpoints are strings."""
     text = state if isinstance(state, str) else bytes(state.cpu().numpy())
-    scheme: dict[str, Any] = json.loads(text)
+    scheme: dict[str, object] = json.loads(text)
     return scheme
 
 
-def _difference(key: str, stored: Any, own: Any) -> str:
+def _difference(key: str, stored: object, own: object) -> str:
     """One difference in words; of two lists of names only what the other lacks."""
     if isinstance(stored, list) and isinstance(own, list):
         stored, own = [name for name in stored if name not in own], [name for name in own if name not in stored]

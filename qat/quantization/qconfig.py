@@ -70,7 +70,7 @@ def chosen_for(layer: str, qconfig: QConfigs | None, default: QConfig) -> QConfi
     return default
 
 
-def described(qconfig: QConfigs | None) -> Any:
+def described(qconfig: QConfigs | None) -> object:
     """The part of a checkpoint's scheme; None where the observer's name says all."""
     if qconfig is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -79,7 +78,7 @@ class _MacCounter(fx.Interpreter):
         super().__init__(network)
         self.macs: dict[str, int] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         op = str(n.target)
         if n.op == "call_function" and isinstance(value, Tensor):

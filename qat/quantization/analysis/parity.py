@@ -105,7 +105,7 @@ class _Simulation(fx.Interpreter):
         self.seen: dict[str, Tensor] = {}
         self.names: dict[str, str] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         if self.expected is not None and n.name in self.expected and chooses(n):
             return self.expected[n.name]
         value = super().run_node(n)

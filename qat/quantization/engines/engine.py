@@ -51,7 +51,7 @@ class Int8Model(nn.Module, ABC):
         self.program = program
         self.engine = engine
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> object:
         """Float inputs as the program's specs say; float outputs in the structure of the captured model.
 
         Raises:
@@ -60,7 +60,7 @@ class Int8Model(nn.Module, ABC):
         self._check(inputs)
         return map_leaves(self.compute(*inputs), snapshot)  # copied into ordinary tensors, which autograd may save
 
-    def watch(self, *inputs: Tensor, replay: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def watch(self, *inputs: Tensor, replay: Mapping[str, object] | None = None) -> tuple[Any, dict[str, Any]]:
         """Like forward, and nodes' values by name; integers come as uint8 tensors (tuples of them for a split).
 
         Args:
@@ -75,10 +75,10 @@ class Int8Model(nn.Module, ABC):
         """The outputs for inputs that fit."""
 
     @abstractmethod
-    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, object] | None) -> tuple[object, dict[str, object]]:
         """See `watch`; the inputs fit."""
 
-    def _check(self, inputs: Sequence[Any]) -> None:
+    def _check(self, inputs: Sequence[object]) -> None:
         specs = self.program.inputs
         if len(inputs) != len(specs):
             raise InputError(f"the model takes {len(specs)} inputs ({', '.join(s.name for s in specs)}), got {len(inputs)}")
@@ -94,6 +94,6 @@ class Int8Model(nn.Module, ABC):
                 )
 
 
-def snapshot(value: Any) -> Any:
+def snapshot(value: object) -> object:
     """A copy of a float tensor, which a later node may overwrite; sizes as they are."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -34,7 +32,7 @@ class FbgemmKernels(NativeKernels):
         run, scale, zero_point = torch.ops.quantized.hardswish.default, out.scale, out.zero_point
         return lambda q: run(q, scale, zero_point)
 
-    def linear(self, packed: Any, grid: QParams, out: QParams | None) -> Function:
+    def linear(self, packed: object, grid: QParams, out: QParams | None) -> Function:
         if out is not None:
             return super().linear(packed, grid, out)
         run = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default

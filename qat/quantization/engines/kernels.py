@@ -47,7 +47,7 @@ class Kernels(ABC):
         """q -> uint8 tensor."""
 
     @abstractmethod
-    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+    def from_integers(self, integers: Tensor, grid: QParams) -> object:
         """uint8 tensor -> q."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Kernels(ABC):
         read_a, read_b, write = self.read(a), self.read(b), self.write(out)
         reuse = scratch or a is not None
 
-        def mul(x: Any, y: Any) -> Any:
+        def mul(x: Any, y: Any) -> object:
             x, y = read_a(x), read_b(y)
             return write(x.mul_(y) if reuse and fits(x, y) else x * y)
 
@@ -114,7 +114,7 @@ class Kernels(ABC):
             return lambda x, dims, keepdim=False: write(x.mean(dims, keepdim))
         scale, zero_point = grid.scale, grid.zero_point
 
-        def mean(q: Any, dims: list[int], keepdim: bool = False) -> Any:
+        def mean(q: object, dims: list[int], keepdim: bool = False) -> object:
             x = self.integers(q).to(torch.float32)
             count = x.shape[-1] * x.shape[-2]
             return write(x.sum(dims, keepdim).sub_(count * zero_point).mul_(scale / count))
@@ -137,5 +137,5 @@ class Kernels(ABC):
         return lambda q, *rest: write(function(centred(q), *rest).mul_(scale))
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> object:
     return value

@@ -111,11 +111,11 @@ def aten_op(op: str) -> Function:
     return function
 
 
-def _flat(args: tuple[Any, ...]) -> bool:
+def _flat(args: tuple[object, ...]) -> bool:
     return all(isinstance(arg, Ref) for arg in args)
 
 
-def _closed(function: Function, args: tuple[Any, ...], kwargs: Any, program: Int8Program) -> tuple[Function, list[str]]:
+def _closed(function: Function, args: tuple[object, ...], kwargs: Any, program: Int8Program) -> tuple[Function, list[str]]:
     """Close `function` over the constant arguments; what is left are the references, in order."""
     names = list(dict.fromkeys(leaf.name for leaf in leaves((args, tuple(kwargs.values()))) if isinstance(leaf, Ref)))
     if _flat(args) and not kwargs and len(names) == len(args):
@@ -127,7 +127,7 @@ def _closed(function: Function, args: tuple[Any, ...], kwargs: Any, program: Int
     index = {name: i for i, name in enumerate(names)}
     fixed = map_leaves((args, dict(kwargs)), lambda leaf: program.tensors[leaf.name] if isinstance(leaf, TensorRef) else leaf)
 
-    def call(*values: Any) -> Any:
+    def call(*values: object) -> object:
         full, named = map_leaves(fixed, lambda leaf: values[index[leaf.name]] if isinstance(leaf, Ref) else leaf)
         return function(*full, **named)
 

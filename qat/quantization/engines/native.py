@@ -112,7 +112,7 @@ class NativeKernels(Kernels):
         run, scale, zero_point = torch.ops.quantized.conv2d.new, node.grid.scale, node.grid.zero_point
         plain, amounts = self.layer(node, tensors, grid), pad.args[1]
 
-        def layer(q: Any) -> Any:
+        def layer(q: Any) -> object:
             if wide.fits(q.shape[-2], q.shape[-1]):
                 return run(q, packed, scale, zero_point)
             return plain(self.pad(q, amounts, grid))
@@ -134,7 +134,7 @@ class NativeKernels(Kernels):
         result: Tensor = self.from_integers(padded, grid)
         return result
 
-    def linear(self, packed: Any, grid: QParams, out: QParams | None) -> Function:
+    def linear(self, packed: object, grid: QParams, out: QParams | None) -> Function:
         """A linear layer with an output grid; engines that can return float override this."""
         assert out is not None
         run, scale, zero_point = torch.ops.quantized.linear.default, out.scale, out.zero_point
@@ -164,5 +164,5 @@ def per_channel(weight: Tensor, scale: Tensor) -> Tensor:
     return torch._make_per_channel_quantized_tensor(weight, scale.to(torch.float64), zeros, 0)
 
 
-def pack_linear(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
+def pack_linear(weight: Tensor, scale: Tensor, bias: Tensor | None) -> object:
     return torch.ops.quantized.linear_prepack(per_channel(weight, scale), bias)

@@ -15,7 +15,7 @@ from torch import Tensor
 from qat.quantization.program.ops import CHAIN_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 
-Function = Callable[..., Any]
+Function = Callable[..., object]
 
 #: ATen ops on float with a form that writes into their operand.
 _OVERWRITING: dict[str, Function] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ def _merged(group: Sequence[Node], program: Int8Program, tensors: dict[str, Tens
     """One layer, its output split, and a node under each layer's own name that picks its part."""
     name = f"{group[0].name}_and_siblings"
     weights, scales = ([program.tensors[node.args[i].name] for node in group] for i in (1, 2))
-    parts: list[Any] = [Ref(group[0].args[0].name)]
+    parts: list[object] = [Ref(group[0].args[0].name)]
     for kind, value in (("weight", torch.cat(weights)), ("weight_scale", torch.cat(scales)), ("bias", _biases(group, program))):
         if value is not None:
             tensors[f"{name}.{kind}"] = value

@@ -19,9 +19,9 @@ from qat.quantization.qparams import QParams
 class Representation(Protocol):
     """How an engine holds integers; its kernel set provides this."""
 
-    def integers(self, q: Any) -> Tensor: ...
+    def integers(self, q: object) -> Tensor: ...
 
-    def from_integers(self, integers: Tensor, grid: QParams) -> Any: ...
+    def from_integers(self, integers: Tensor, grid: QParams) -> object: ...
 
     def running(self) -> AbstractContextManager[None]: ...
 
@@ -62,8 +62,8 @@ class StepModel(Int8Model):
         self._steps = tuple(steps)
         self._slots = slots
 
-    def compute(self, *inputs: Tensor) -> Any:
-        values: list[Any] = [None] * len(self._slots)
+    def compute(self, *inputs: Tensor) -> object:
+        values: list[object] = [None] * len(self._slots)
         values[: len(inputs)] = inputs
         with torch.inference_mode(), self._kernels.running():
             for step in self._steps:
@@ -72,10 +72,10 @@ class StepModel(Int8Model):
                     values[i] = None
         return self._result(values)
 
-    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-        values: list[Any] = [None] * len(self._slots)
+    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, object] | None) -> tuple[object, dict[str, object]]:
+        values: list[object] = [None] * len(self._slots)
         values[: len(inputs)] = inputs
-        seen: dict[str, Any] = {}
+        seen: dict[str, object] = {}
         grids = self.program.grids()
         own = {node.name for node in self.program.nodes}
         with torch.no_grad(), self._kernels.running():
@@ -92,9 +92,9 @@ class StepModel(Int8Model):
                 values[step.target] = value
         return self._result(values), seen
 
-    def _result(self, values: list[Any]) -> Any:
+    def _result(self, values: list[object]) -> object:
         return map_leaves(self.program.output, lambda leaf: values[self._slots[leaf.name]] if isinstance(leaf, Ref) else leaf)
 
 
-def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> Any:
+def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> object:
     return kernels.from_integers(integers, grid)

@@ -46,7 +46,7 @@ class WholeGraphModel(Int8Model):
         with torch.inference_mode():
             return self._compiled(*inputs)
 
-    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    def look(self, inputs: Sequence[Tensor], replay: Mapping[str, object] | None) -> tuple[object, dict[str, object]]:
         """Tensors on a grid and the float outputs of layers and tables; other nodes are the runtime's own affair."""
         with torch.no_grad():
             return self.compute(*inputs), self._free(inputs) if replay is None else self._replayed(inputs, replay)
@@ -55,7 +55,7 @@ class WholeGraphModel(Int8Model):
         ops = (*LAYER_OPS, *TABLE_OPS)
         return [node for node in self.program.nodes if node.op in ops or (node.grid is not None and "chunk" not in node.op)]
 
-    def _free(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    def _free(self, inputs: Sequence[Tensor]) -> dict[str, object]:
         """All of them from one run, in float: a grid is the last thing that is read."""
         seen = [node for node in self._seen() if not node.op.startswith("aten.split") and node.op != "aten.chunk.default"]
         reads = {node.name: f"{node.name}_seen" for node in seen if node.grid is not None}
@@ -67,7 +67,7 @@ class WholeGraphModel(Int8Model):
         values = self._engine.compile(program)(*inputs)
         return {node.name: _integers(node, value) for node, value in zip(seen, values, strict=True)}
 
-    def _replayed(self, inputs: Sequence[Tensor], replay: Mapping[str, Any]) -> dict[str, Any]:
+    def _replayed(self, inputs: Sequence[Tensor], replay: Mapping[str, object]) -> dict[str, object]:
         given = dict(zip((spec.name for spec in self.program.inputs), inputs, strict=True))
         found = {}
         for node in self._seen():

@@ -7,8 +7,6 @@ differ between height and width go to FBGEMM: oneDNN's depthwise kernels with a 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from qat.quantization.engines.fbgemm import FbgemmKernels
@@ -26,7 +24,7 @@ class _X86Kernels(FbgemmKernels):
             assert weight is not None
             assert scale is not None
             with quantized_engine("fbgemm"):
-                packed: Any = pack_linear(weight, scale, bias)
+                packed: object = pack_linear(weight, scale, bias)
             return self.linear(packed, grid, None)
         if node.op == "int8.conv2d" and node.args[4][0] != node.args[4][1]:  # oneDNN's sums can be wrong there, by far
             with quantized_engine("fbgemm"):

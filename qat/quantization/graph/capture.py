@@ -210,7 +210,7 @@ def _probe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     values: list[Tensor] = []
 
     class Probe(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
+        def run_node(self, n: fx.Node) -> object:
             if n is choosing[0]:
                 values.append(self.fetch_args_kwargs_from_env(n)[0][0])
             return super().run_node(n)

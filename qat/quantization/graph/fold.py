@@ -9,8 +9,6 @@ section 5.2). Nothing is divided by gamma, so a gamma of zero is safe.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 
@@ -71,7 +69,7 @@ def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
     module.graph.erase_node(scaled)
 
 
-def _per_channel(module: fx.GraphModule, node: Any, layer: GraphNode) -> Tensor | None:
+def _per_channel(module: fx.GraphModule, node: object, layer: GraphNode) -> Tensor | None:
     """The value of a constant of shape (1, C, 1, ...) for the C channels of `layer`, as (C,); None for anything else."""
     value = _buffer_value(module, node)
     channels, dims = layer.meta["val"].shape[1], _dims(layer)
@@ -79,7 +77,7 @@ def _per_channel(module: fx.GraphModule, node: Any, layer: GraphNode) -> Tensor 
     return value.double().reshape(-1) if value is not None and tuple(value.shape) in (shape, (1, *shape)) else None
 
 
-def _buffer_value(module: fx.GraphModule, node: Any) -> Tensor | None:
+def _buffer_value(module: fx.GraphModule, node: object) -> Tensor | None:
     """What a node computes from buffers and numbers; None when it depends on an input or a parameter."""
     if not isinstance(node, fx.Node):
         return None

@@ -34,14 +34,14 @@ def enclosing(layer: str) -> list[str]:
 
 def fx_value(module: nn.Module, node: Any) -> Tensor:
     """The parameter or buffer that a `get_attr` node reads."""
-    value: Any = module
+    value: object = module
     for part in node.target.split("."):
         value = getattr(value, part)
     assert isinstance(value, Tensor)
     return value
 
 
-def replace_(graph: fx.Graph, node: GraphNode, by: Any) -> None:
+def replace_(graph: fx.Graph, node: GraphNode, by: object) -> None:
     """Give every user of `node` the value `by` instead, and drop `node`."""
     node.replace_all_uses_with(by)
     graph.erase_node(node)
@@ -56,7 +56,7 @@ def rebind_device_(network: fx.GraphModule, device: torch.device) -> None:
         network.recompile()
 
 
-def ordered_kwargs(node: GraphNode) -> tuple[Any, ...]:
+def ordered_kwargs(node: GraphNode) -> tuple[object, ...]:
     """Keyword arguments of a FOLLOW op in schema order; only ops whose kwargs continue their args have any."""
     if not node.kwargs:
         return ()

@@ -32,7 +32,7 @@ def alone(program: Int8Program, node: Node, values: Mapping[str, Any]) -> tuple[
         if source in grids
     ]
 
-    def resolved(leaf: Any) -> Any:
+    def resolved(leaf: Any) -> object:
         if not isinstance(leaf, Ref):
             return leaf
         if leaf.name not in tensors:

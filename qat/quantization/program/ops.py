@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +49,7 @@ CHAIN_OPS = frozenset({*ELEMENTWISE, *(f"int8.{name}" for name in ("mul", "mean"
 INT8_OPS = frozenset({*LAYER_OPS, *TABLE_OPS, *CHAIN_OPS, "int8.quantize", "int8.dequantize", "int8.add", "int8.cat"})
 
 #: Arithmetic on sizes.
-SIZES: Mapping[str, Callable[..., Any]] = {
+SIZES: Mapping[str, Callable[..., object]] = {
     "size.add": operator.add,
     "size.sub": operator.sub,
     "size.mul": operator.mul,

@@ -79,7 +79,7 @@ class Int8Program:
 
     inputs: tuple[InputSpec, ...]
     nodes: tuple[Node, ...]
-    output: Any
+    output: object
     tensors: Mapping[str, Tensor]
     target: str
 
@@ -154,7 +154,7 @@ def _check_grids(node: Node, known: Mapping[str, QParams | None]) -> None:
         raise ProgramError(f"node {node.name!r}: {node.op} does not fit the grids of its inputs and output")
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def leaves(value: object) -> Iterator[Any]:
     """The scalars, references and dtypes inside nested tuples, lists and dicts."""
     if isinstance(value, tuple | list):
         for item in value:

@@ -9,7 +9,7 @@ from torch import Tensor
 from qat.quantization.program.program import Node, Ref, TensorRef, leaves
 
 
-def alive(nodes: list[Node], output: Any, tensors: dict[str, Tensor]) -> tuple[list[Node], dict[str, Tensor]]:
+def alive(nodes: list[Node], output: object, tensors: dict[str, Tensor]) -> tuple[list[Node], dict[str, Tensor]]:
     """The nodes and tensors that the output depends on."""
     needed = {leaf.name for leaf in leaves(output)}
     kept: list[Node] = []
@@ -25,7 +25,7 @@ def alive(nodes: list[Node], output: Any, tensors: dict[str, Tensor]) -> tuple[l
     return kept[::-1], {name: value for name, value in tensors.items() if name in used}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """fx's immutable containers as plain tuples, lists and dicts."""
     if isinstance(value, list):
         return [plain(item) for item in value]

@@ -24,7 +24,7 @@ _FORMATS = {
 }
 
 
-def to_json(program: Int8Program) -> dict[str, Any]:
+def to_json(program: Int8Program) -> dict[str, object]:
     """The program without its tensors, as plain JSON data."""
     return {
         "inputs": [{"name": s.name, "dtype": _name(s.dtype), "shape": list(s.shape)} for s in program.inputs],
@@ -74,7 +74,7 @@ def _name(value: object) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any) -> object:
     if isinstance(value, Ref):
         return {"ref": value.name}
     if isinstance(value, TensorRef):
@@ -96,7 +96,7 @@ def _encode(value: Any) -> Any:
     raise ProgramError(f"a program cannot hold {value!r} of type {type(value).__name__}")
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: object) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if not isinstance(value, dict):

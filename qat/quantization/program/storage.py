@@ -36,7 +36,7 @@ def save(
     program: Int8Program,
     folder: str | Path,
     *,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write an artifact folder; it appears complete, by one rename, or not at all. `qat.load` reads it.
@@ -145,7 +145,7 @@ def load_program(folder: str | Path) -> Int8Program:
 _KEY = {"size": "bytes", "sha256": "sha256"}
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> dict[str, object]:
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

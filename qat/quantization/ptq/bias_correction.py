@@ -10,8 +10,6 @@ Reference: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
@@ -36,7 +34,7 @@ class BiasCorrection(fx.Interpreter):
         self.batches += 1
         self.run(*inputs)
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         bias = _own_bias(self.prepared, n)
         if bias is not None:
