@@ -13,7 +13,7 @@ import torch
 
 from qat.environment import isa
 from qat.quantization.engines import ENGINES, lower
-from tests.quantization.programs import Layer
+from tests.quantization.layers import Layer
 
 
 def random_layer(generator: torch.Generator) -> Layer:

@@ -142,3 +142,8 @@ class Search:
     def states(self) -> list[str]:
         """Of every trial, in order."""
         return [trial.state.name for trial in self.study.trials]
+
+
+def at(number: int, end: Callable[[Mapping[str, Any]], Any]) -> Formula:
+    """One trial ends otherwise than the rest."""
+    return lambda n, params: end(params) if n == number else report(params)

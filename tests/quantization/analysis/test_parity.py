@@ -16,8 +16,8 @@ from qat.quantization.convert import convert
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.prepare import prepare
 from qat.quantization.program.program import Int8Program
+from tests.quantization.layers import LAYERS
 from tests.quantization.networks import CASES, Inline, calibrated, converted
-from tests.quantization.programs import LAYERS
 
 NAME = pytest.mark.parametrize("name", CASES)
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from qat.errors import EngineError, InputError
 from qat.quantization.engines import ENGINES, Engine, Int8Model, lower
 from qat.quantization.program.program import Int8Program, Ref
+from tests.quantization.layers import LAYERS
 from tests.quantization.networks import CASES, converted
-from tests.quantization.programs import LAYERS, Writer, op_inputs, op_program
+from tests.quantization.op_programs import op_inputs, op_program
+from tests.quantization.programs import Writer
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)
 

@@ -8,8 +8,9 @@ import torch
 from qat.errors import EngineError
 from qat.quantization.engines import lower
 from qat.quantization.layouts import ChannelsLast
+from tests.quantization.layers import LAYERS
 from tests.quantization.networks import CASES, converted
-from tests.quantization.programs import LAYERS, Writer, extreme_weight
+from tests.quantization.programs import Writer, extreme_weight
 
 
 @pytest.mark.parametrize("out", [1, 7, 10, 16, 37, 255])

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from qat.quantization.engines import ENGINES, lower
 from qat.quantization.program.program import Int8Program, leaves
+from tests.quantization.layers import LAYERS
 from tests.quantization.networks import CASES, converted
-from tests.quantization.programs import LAYERS, OPS, op_inputs, op_program
+from tests.quantization.op_programs import OPS, op_inputs, op_program
 
 #: engine -> (grid steps, share of outputs of one layer) that it may differ by, given the same input.
 ALLOWED = {"reference": (0, 0.0), "fbgemm": (0, 0.0), "x86": (1, 1e-3), "qnnpack": (1, 0.03)}

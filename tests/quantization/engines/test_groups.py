@@ -10,7 +10,8 @@ from qat.quantization.engines import lower
 from qat.quantization.engines.groups import merge_groups
 from qat.quantization.layouts import ChannelsLast, pair_sums
 from qat.quantization.program.program import Node, Ref
-from tests.quantization.programs import Layer, conv, extreme_weight
+from tests.quantization.layers import Layer, conv
+from tests.quantization.programs import extreme_weight
 
 #: (channels per group, groups) on which the unmerged kernels of AVX2 or AVX-512 gave wrong outputs or a damaged heap.
 OVERRUN = [(2, 5), (2, 7), (2, 9), (2, 10), (2, 12), (2, 77), (4, 3), (4, 5), (4, 6), (4, 7), (4, 9), (4, 10), (4, 158)]

@@ -9,7 +9,8 @@ from qat.quantization.engines.reference import _ReferenceKernels
 from qat.quantization.kernel_table import FBGEMM, QNNPACK
 from qat.quantization.program.ops import CHAIN_OPS, ELEMENTWISE, INT8_OPS
 from qat.quantization.qparams import QParams
-from tests.quantization.programs import LAYERS, bound
+from tests.quantization.layers import LAYERS
+from tests.quantization.programs import bound
 
 GRID, OUT = QParams(scale=2**-4, zero_point=128), QParams(scale=2**-5, zero_point=7)
 BOUNDS = {"int8.clamp": (-1.0, 2.0)}

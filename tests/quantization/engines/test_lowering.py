@@ -12,7 +12,9 @@ from qat.quantization.engines import ENGINES, lower
 from qat.quantization.engines.steps import Step
 from qat.quantization.program.ops import INT8_OPS, SIZE_OPS, TABLE_OPS
 from qat.quantization.program.program import Ref, TensorRef
-from tests.quantization.programs import LAYERS, OPS, Writer, bound, op_program
+from tests.quantization.layers import LAYERS
+from tests.quantization.op_programs import OPS, op_program
+from tests.quantization.programs import Writer, bound
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)
 

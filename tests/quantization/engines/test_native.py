@@ -44,7 +44,7 @@ def test_missing_engine_is_refused_with_what_there_is(name: str, monkeypatch: py
 def test_a_program_without_layers_runs_without_a_warning() -> None:
     """In a fresh interpreter with warnings as errors: the deprecation warning comes once per process."""
     code = """
-from tests.quantization.programs import op_inputs, op_program
+from tests.quantization.op_programs import op_inputs, op_program
 from qat.quantization.engines import lower
 lower(op_program("hardswish"), "fbgemm")(*op_inputs())
 """

@@ -19,7 +19,7 @@ from qat.quantization.engines.probe import Saturation, probe
 from qat.quantization.layouts import ChannelsLast, Kind, Layout, PerTap
 from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
-from tests.quantization.programs import LAYERS
+from tests.quantization.layers import LAYERS
 from tests.quantization.sixteen_bits import saturating_sum
 
 NATIVE = [name for name, engine in ENGINES.items() if isinstance(engine, NativeEngine)]

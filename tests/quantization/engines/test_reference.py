@@ -18,7 +18,9 @@ from qat.quantization.engines.lowering import aten_op
 from qat.quantization.engines.reference import fused_multiply_add, quantize, requantize
 from qat.quantization.program.ops import INT8_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.program.program import Int8Program, Node, Ref, leaves, map_leaves
-from tests.quantization.programs import INPUT_GRID, LAYERS, OPS, Layer, grid, layer_program, op_inputs, op_program
+from tests.quantization.layers import LAYERS, Layer
+from tests.quantization.op_programs import OPS, op_inputs, op_program
+from tests.quantization.programs import INPUT_GRID, grid, layer_program
 
 
 def accumulator(layer: Layer, program: Int8Program, node: Node, integers: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ from qat.quantization.engines.padding import padded_layers
 from qat.quantization.layouts import ChannelsLast, Kind, kind_of, layouts_of, pair_sums
 from qat.quantization.prepare import prepare
 from qat.quantization.program.program import Node
+from tests.quantization.layers import LAYERS, Layer
 from tests.quantization.networks import CASES, Inline, converted
-from tests.quantization.programs import LAYERS, TRAP, TRAP_FRAME, Layer, extreme_weight
+from tests.quantization.programs import TRAP, TRAP_FRAME, extreme_weight
 from tests.quantization.sixteen_bits import exact_sum, saturating_sum
 
 X86_ENGINES = ("fbgemm", "x86")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from qat.quantization.engines import lower
+from tests.quantization.layers import LAYERS, Layer
 from tests.quantization.networks import CASES, converted
-from tests.quantization.programs import LAYERS, Layer
 
 
 @pytest.mark.parametrize("names", [("dense 1x1", "dense 3x3 wide", "conv1d"), ("grouped 16", "linear 1000", "linear tokens")])

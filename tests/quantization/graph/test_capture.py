@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
-from qat.quantization.graph.capture import capture, trace
+from qat.quantization.graph.capture import capture
 from qat.quantization.prepare import prepare
+from tests.quantization.graph.same import assert_same
 from tests.quantization.networks import CASES, Case, ConvNet, Inline, graph_ops
-
-
-def assert_same(got: Any, expected: Any) -> None:
-    """Equal structure; numbers equal up to the rounding of folded batch norms."""
-    flat_got, structure_got = pytree.tree_flatten(got)
-    flat_expected, structure_expected = pytree.tree_flatten(expected)
-    assert structure_got == structure_expected
-    for a, b in zip(flat_got, flat_expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -113,86 +103,6 @@ def test_capture_takes_several_inputs() -> None:
     assert [spec.dtype for spec in captured.inputs] == [torch.int64, torch.float32]
     more = (torch.randint(0, 11, (7, 5)), torch.rand(7, 5))
     assert_same(captured.module(*more), model(*more))
-
-
-# --- in-place writes ------------------------------------------------------------------------------------------------
-
-
-def slice_assignment(self: Any, x: Tensor) -> Any:
-    y = self.conv(x)
-    y[:, 1:3] = 0.5
-    return F.relu(y)
-
-
-def add_to_a_view(self: Any, x: Tensor) -> Any:
-    y = self.conv(x)
-    y[:, 0] += 1
-    return y * 2
-
-
-def write_through_a_view(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    y = self.conv(x)
-    flat = y.view(y.shape[0], -1)
-    flat.mul_(3.0)
-    return y, flat
-
-
-def write_into_the_base(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    y = self.conv(x)
-    first = y[:, 0]
-    y.add_(1.0)
-    return first, y
-
-
-def write_into_a_chunk(self: Any, x: Tensor) -> Any:
-    y = self.conv(x)
-    a, b = y.chunk(2, 1)
-    a.relu_()
-    return y + torch.cat([b, a], 1)
-
-
-def chain(self: Any, x: Tensor) -> Any:
-    y = self.conv(x).relu_()
-    z = y + 1
-    y.mul_(2)
-    return F.hardtanh_(z, -0.5, 1.2) + y.clamp_(0, 3)
-
-
-def write_after_a_read(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    y = self.conv(x)
-    before = y * 1.0
-    y.sigmoid_()
-    return before, y
-
-
-def masked_write(self: Any, x: Tensor) -> Any:
-    y = self.conv(x).clone()
-    y.masked_fill_(y < 0, -1.0)
-    return y
-
-
-IN_PLACE = [
-    slice_assignment,
-    add_to_a_view,
-    write_through_a_view,
-    write_into_the_base,
-    write_into_a_chunk,
-    chain,
-    write_after_a_read,
-    masked_write,
-]
-
-
-@pytest.mark.parametrize("function", IN_PLACE, ids=[f.__name__ for f in IN_PLACE])
-def test_capture_of_in_place_ops_equals_the_model(function: Callable[..., Any]) -> None:
-    torch.manual_seed(0)
-    model = Inline(function, conv=nn.Conv2d(3, 4, 3)).eval()
-    captured = capture(model, (torch.randn(2, 3, 6, 6),))
-    for batch in (1, 3):
-        x = torch.randn(batch, 3, 6, 6)
-        with torch.no_grad():  # autograd forbids some of these writes
-            assert_same(captured.module(x.clone()), model(x.clone()))
-    assert not [op for op in graph_ops(captured.module) if op.startswith("aten.") and op.split(".")[1].endswith("_")]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -309,37 +219,3 @@ def test_capture_sends_no_gradient_where_the_model_sends_none() -> None:
     program = convert(prepared)
     assert not [node.op for node in program.nodes if "detach" in node.op]
     assert [node.op for node in program.layers()] == ["int8.conv2d"] * 2
-
-
-def test_capture_gives_the_same_graph_whatever_the_layout_of_the_weights() -> None:
-    """Training moves weights to channels-last; a checkpoint must load into a model that never was."""
-    model = Inline(lambda m, x: m.conv(x).flatten(2).transpose(1, 2).reshape(-1, 4), conv=nn.Conv2d(3, 4, 1)).eval()
-    x = torch.randn(2, 3, 6, 6)
-    plain, trained = (
-        [node.format_node() for node in capture(network, (x,)).module.graph.nodes]
-        for network in (model, copy.deepcopy(model).to(memory_format=torch.channels_last))
-    )
-    assert plain == trained
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_what_was_traced_before_training_takes_the_trained_weights(case: Case) -> None:
-    model, x = case.model(), case.inputs()
-    traced = trace(model, (x,))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.is_floating_point():
-                tensor.mul_(1.1).add_(0.01 * torch.rand_like(tensor))
-    again, fresh = traced.captured(model), capture(model, (x,))
-    assert [n.format_node() for n in again.module.graph.nodes] == [n.format_node() for n in fresh.module.graph.nodes]
-    assert again.inputs == fresh.inputs
-    state, expected = again.module.state_dict(), fresh.module.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], value) for name, value in expected.items())
-
-
-def test_another_model_than_was_traced_is_refused() -> None:
-    traced = trace(ConvNet(), (torch.randn(2, 3, 8, 8),))
-    with pytest.raises(CaptureError, match="differs from the model"):
-        traced.captured(nn.Sequential(ConvNet(), nn.Softmax(-1)))

@@ -8,20 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
 from qat.errors import DivergedError
 from qat.training.loggers.build import closed_on_error
-from qat.training.loggers.wandb_file import records
 from qat.training.loggers.wandb_run import RUN_ID, WandbRun, has_key
 from tests.report.reports import make_report
+from tests.training.loggers.wandb_records import records_of, values_of
 from tests.training.loggers.wandb_server import serving
 
 REPORT = make_report()
@@ -63,22 +61,6 @@ def _logger(folder: Path, **options: Any) -> WandbRun:
     return WandbRun(folder, project="p", run_name="r", config={"qat": {"lr": 0.5}}, tags=["t"], group="g", **options)
 
 
-def _records(folder: Path) -> dict[str, list[Any]]:
-    """Records of all offline runs in a folder by their type."""
-    found = defaultdict(list)
-    for path in sorted(folder.rglob("*.wandb")):
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-            record.ParseFromString(data)
-            kind = record.WhichOneof("record_type")
-            found[kind].append(getattr(record, kind))
-    return found
-
-
-def _values(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
 def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "run")
     logger = _logger(folder)
@@ -88,11 +70,11 @@ def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: P
     logger.log_report(REPORT)
     logger.finish()
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
-    found = _records(moved)
+    found = records_of(moved)
     (run,) = found["run"]
     assert (run.project, run.display_name, run.run_group, list(run.tags)) == ("p", "r", "g", ["t"])
-    assert _values(run.config.update)["qat"] == {"lr": 0.5}
-    history = [_values(entry.item) for entry in found["history"]]
+    assert values_of(run.config.update)["qat"] == {"lr": 0.5}
+    history = [values_of(entry.item) for entry in found["history"]]
     assert {"fp32/train/loss": 2.0, "fp32/step": 0}.items() <= history[0].items()
     assert {"qat/train/loss": 1.0, "qat/step": 0}.items() <= history[1].items()
     keys = [key for entry in history for key in entry]
@@ -100,7 +82,7 @@ def test_offline_run_holds_configuration_metrics_tables_and_artifact(tmp_path: P
         assert any(key.startswith(f"{name}/") or key == name for key in keys), name
     summary: dict[str, Any] = {}
     for entry in found["summary"]:
-        summary |= _values(entry.update)
+        summary |= values_of(entry.update)
     assert summary["int8/drop"] == pytest.approx(REPORT.drop.value)
     assert summary["int8/speedup"] == 4.0
     (artifact,) = [a for a in found["artifact"] if a.type == "model"]
@@ -118,7 +100,7 @@ def test_resumed_training_continues_the_same_run(tmp_path: Path) -> None:
         logger.log_metrics({"train/loss": 1.0}, step=0)
         logger.finish()
     identifier = (folder / RUN_ID).read_text()
-    assert {run.run_id for run in _records(folder)["run"]} == {identifier}
+    assert {run.run_id for run in records_of(folder)["run"]} == {identifier}
 
 
 def test_wandb_that_fails_is_logged_once_and_stops_nothing(
@@ -180,7 +162,7 @@ def test_server_that_is_not_reached_leaves_an_offline_run(
         "Weights & Biases is not reached, the run is written offline"
     ]
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    found = _records(offline)
+    found = records_of(offline)
     assert {run.run_id for run in found["run"]} == {(tmp_path / RUN_ID).read_text()}
     assert found["artifact"]
 
@@ -245,7 +227,7 @@ def test_run_that_an_error_ended_is_closed_as_failed(tmp_path: Path) -> None:
     logger.log_metrics({"train/loss": 1.0}, step=0)
     with pytest.raises(DivergedError), closed_on_error([logger]):
         raise DivergedError("nan")
-    (end,) = _records(tmp_path)["exit"]
+    (end,) = records_of(tmp_path)["exit"]
     assert end.exit_code == 3
 
 
@@ -254,4 +236,4 @@ def test_second_run_of_a_process_keeps_its_files_in_its_own_folder(tmp_path: Pat
         logger = _logger(_folder(tmp_path / name))
         logger.log_metrics({"train/loss": 1.0}, step=0)
         logger.finish()
-    assert [len(_records(tmp_path / name)["run"]) for name in ("first", "second")] == [1, 1]
+    assert [len(records_of(tmp_path / name)["run"]) for name in ("first", "second")] == [1, 1]
