@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from torch import nn
 import qat
 from qat.cli.check import compose_config
 from qat.config import chosen
+from qat.data.detection.shapes import shapes_source
 from qat.deploy.detector import Detector
 from qat.deploy.postprocess import decoder
+from qat.deploy.preprocess import ImagePreprocess
 from qat.evaluation.benchmark import measure
 from qat.models import build_model
 from qat.models.float_model import FloatModel
@@ -46,8 +49,8 @@ def build(overrides: Sequence[str]) -> tuple[FloatModel, list[str]]:
     """The configured network for three classes with random weights, and what it keeps float."""
     torch.manual_seed(0)
     config = compose_config([*overrides, "model.pretrained=false", "data.root=unused", "output=unused"])
-    labels = SimpleNamespace(labels=LABELS)
-    model = build_model(chosen("model", config.model), task="detection", data=labels, **vars(config.model))
+    data = replace(shapes_source(train=1, test=1), labels=LABELS)
+    model = build_model(chosen("model", config.model), task="detection", data=data, **vars(config.model))
     return model, list(config.quantization.keep_float)
 
 
@@ -60,14 +63,14 @@ def inference(overrides: Sequence[str], repeats: int) -> dict[str, Any]:
     program = qat.convert(prepared)
     networks: dict[str, nn.Module] = {"fp32": network, **{engine: qat.lower(program, engine) for engine in ENGINES}}
     x = model.example_inputs[0][:1].contiguous()
-    alone = measure({name: (lambda m=m: m(x)) for name, m in networks.items()}, repeats=repeats)
+    alone = measure({name: partial(m, x) for name, m in networks.items()}, repeats=repeats)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
-    record = model.task_options["postprocessing"]
+    record, preprocess = model.task_options["postprocessing"], model.preprocessing
+    assert isinstance(preprocess, ImagePreprocess)
     detectors = {
-        name: Detector(network=m, preprocess=model.preprocessing, decode=decoder(record), labels=LABELS)
-        for name, m in networks.items()
+        name: Detector(network=m, preprocess=preprocess, decode=decoder(record), labels=LABELS) for name, m in networks.items()
     }
-    whole = measure({name: (lambda d=d: d.detect(image)) for name, d in detectors.items()}, repeats=repeats)
+    whole = measure({name: partial(d.detect, image) for name, d in detectors.items()}, repeats=repeats)
     found = qat.coverage(prepared, [x])
     return {
         "macs": found.macs,

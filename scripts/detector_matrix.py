@@ -16,8 +16,8 @@ import math
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import qat  # noqa: E402
+from qat.data.detection.shapes import shapes_source  # noqa: E402
 from qat.deploy.postprocess import decoder  # noqa: E402
 from qat.models.dense import build_dense  # noqa: E402
 from qat.models.float_model import FloatModel  # noqa: E402
@@ -56,7 +57,8 @@ def build(name: str) -> FloatModel:
         head, backbone = DENSE[name]
         model = build_dense(name=backbone, num_classes=3, head=head, image_size=96, head_options={"channels": 32})
     else:
-        model = build_hf_detector(data=SimpleNamespace(labels=LABELS), name=name, image_size=96, options=DETECTORS[name])
+        data = replace(shapes_source(train=1, test=1), labels=LABELS)
+        model = build_hf_detector(data=data, name=name, image_size=96, options=DETECTORS[name])
     for parameter in model.module.parameters():
         if parameter.dim() > 1 and not bool(parameter.any()):
             nn.init.normal_(parameter, std=0.05)

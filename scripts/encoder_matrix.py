@@ -23,10 +23,10 @@ from matrix import sqnr, summary, train_step
 from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
 import qat
-from qat.models.hf_common import fresh_config
+from qat.models.hf_common import fresh_config, fresh_model
 from qat.models.hf_text import EncoderModel, inputs_of
 from qat.quantization.analysis.parity import engine_parity
 
@@ -63,7 +63,10 @@ def check(name: str) -> dict[str, Any]:
 def build(name: str, options: dict[str, Any]) -> EncoderModel:
     """A classifier of three classes from a configuration."""
     config = fresh_config(name, {**options, "vocab_size": VOCABULARY, "id2label": {0: "a", 1: "b", 2: "c"}})
-    return EncoderModel(AutoModelForSequenceClassification.from_config(config), ("logits",)).eval()
+    network = fresh_model(
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config, what="classifier"
+    )
+    return EncoderModel(network, ("logits",)).eval()
 
 
 def batch(inputs: tuple[str, ...], rows: int, length: int, *, padded: int) -> tuple[torch.Tensor, ...]:

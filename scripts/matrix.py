@@ -12,12 +12,19 @@ from torch import nn
 from qat.quantization.analysis.coverage import Coverage
 
 
+def pixels(model: nn.Module) -> int:
+    """Height and width of the images that a model of timm is built for."""
+    stated = model.default_cfg
+    assert isinstance(stated, dict)
+    return int(stated["input_size"][-1])
+
+
 def train_step(prepared: nn.Module, loss_of: Callable[[Any], torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> float:
     """One step of SGD; the loss. `RuntimeError` when it changed no weight."""
     optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-3)
     before = [p.detach().clone() for p in prepared.parameters()]
     loss = loss_of(prepared(*inputs))
-    loss.backward()
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(prepared.parameters(), 1.0)
     optimizer.step()
     if all(torch.equal(old, new) for old, new in zip(before, prepared.parameters(), strict=True)):

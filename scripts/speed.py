@@ -10,11 +10,13 @@ import copy
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from matrix import pixels
 from pages import measured_on, publish
 from torch import nn
 from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping
@@ -33,7 +35,7 @@ ENGINES = ("fbgemm", "x86")
 def inference(name: str, repeats: int) -> dict[str, Any]:
     """FP32 eager, FX mode and qat on both engines: one image of the model's own size, random weights."""
     model = timm.create_model(name).eval()
-    size = model.default_cfg["input_size"][-1]
+    size = pixels(model)
     x, calibration = torch.randn(1, 3, size, size), torch.randn(4, 3, size, size)
     start = time.perf_counter()
     prepared = qat.prepare(model, (calibration,))
@@ -45,7 +47,7 @@ def inference(name: str, repeats: int) -> dict[str, Any]:
     for engine in ENGINES:
         models[engine] = qat.lower(program, engine)
         models[f"fx_{engine}"] = _fx(model, calibration, engine)
-    found = measure({key: (lambda m=m: m(x)) for key, m in models.items()}, repeats=repeats)
+    found = measure({key: partial(m, x) for key, m in models.items()}, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder:
         size_ratio = size_bytes(qat.save(program, Path(folder) / "artifact")) / sum(
             t.numel() * t.element_size() for t in model.state_dict().values()
@@ -62,7 +64,7 @@ def inference(name: str, repeats: int) -> dict[str, Any]:
 
 def training(name: str, repeats: int) -> dict[str, Any]:
     """One step of FP32, FX mode and qat: 16 images of 128 px, forward to optimizer step."""
-    options = {"zero_init_last": False} if name.startswith("resnet") else {}  # FX mode divides by gamma
+    options: dict[str, Any] = {"zero_init_last": False} if name.startswith("resnet") else {}  # FX mode divides by gamma
     model = timm.create_model(name, num_classes=10, **options).train()
     x, y = torch.randn(16, 3, 128, 128), torch.randint(0, 10, (16,))
     prepared = qat.prepare(model, (x,)).train()
@@ -94,7 +96,7 @@ def _step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Any:
     def step() -> None:
         with torch.enable_grad():
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(model(x), y))
             optimizer.step()
 
     return step

@@ -17,12 +17,12 @@ import torch
 from pages import measured_on, publish
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
-from transformers import AutoModelForSequenceClassification
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
 import qat
 from qat.deploy.artifact import size_bytes
 from qat.evaluation.benchmark import measure
-from qat.models.hf_common import fresh_config
+from qat.models.hf_common import fresh_config, fresh_model
 from qat.models.hf_text import EncoderModel
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,7 +42,11 @@ def inputs(rows: int) -> tuple[torch.Tensor, ...]:
 def inference(options: dict[str, int], repeats: int) -> dict[str, Any]:
     """One encoder with random weights and a classifier of two classes."""
     torch.manual_seed(0)
-    model = EncoderModel(AutoModelForSequenceClassification.from_config(fresh_config("bert", options)), ("logits",)).eval()
+    config = fresh_config("bert", options)
+    network = fresh_model(
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config, what="classifier"
+    )
+    model = EncoderModel(network, ("logits",)).eval()
     prepared = qat.prepare(model, inputs(4), dynamic_dims=[(0, 1)] * 3)
     qat.calibrate(prepared, [inputs(4)])
     program = qat.convert(prepared)
@@ -50,7 +54,7 @@ def inference(options: dict[str, int], repeats: int) -> dict[str, Any]:
     models: dict[str, nn.Module] = {
         "fp32": model,
         "qat": qat.lower(program, "fbgemm"),
-        "dynamic": quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8),
+        "dynamic": quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8),  # type: ignore[no-untyped-call]
     }
     result: dict[str, Any] = {"batches": {}}
     for rows in BATCHES:

@@ -19,7 +19,7 @@ from typing import Any
 
 import timm
 import torch
-from matrix import sqnr, summary, train_step
+from matrix import pixels, sqnr, summary, train_step
 from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import nn
@@ -36,7 +36,7 @@ def check(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name, "reason": None}
     try:
         model = timm.create_model(name, num_classes=10)
-        size = model.default_cfg["input_size"][-1]
+        size = pixels(model)
         x, y = torch.randn(2, 3, size, size), torch.tensor([1, 7])
         _settle_batch_norms(model, torch.randn(4, 3, size, size))
         prepared = qat.prepare(model, (x,))

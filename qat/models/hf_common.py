@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.logging import disable_progress_bar
@@ -55,7 +56,7 @@ def fresh_config(model_type: str, settings: Mapping[str, object]) -> PretrainedC
     return config
 
 
-def fresh_model(head: Any, known: Mapping[Any, object], config: PretrainedConfig, *, what: str) -> object:
+def fresh_model(head: Any, known: Mapping[Any, object], config: PretrainedConfig, *, what: str) -> nn.Module:
     """A fresh network with a head.
 
     Args:
@@ -70,10 +71,11 @@ def fresh_model(head: Any, known: Mapping[Any, object], config: PretrainedConfig
         types = [other.model_type for other in known]
         raise ConfigError(f"{config.model_type!r} is no {what} of transformers.{near(config.model_type, types)}")
     try:
-        return head.from_config(config)
+        model: nn.Module = head.from_config(config)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         reason = str(error)[:400]
         raise ConfigError(f"transformers cannot build {config.model_type!r} with these model.options: {reason}") from error
+    return model
 
 
 def local_folder(path: str) -> Path:

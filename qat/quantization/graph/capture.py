@@ -8,6 +8,7 @@ deployment. The exported graph is then brought into one dialect (inline.py, norm
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import warnings
 from collections.abc import Sequence
@@ -152,8 +153,9 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], dims: list[tuple[int, 
 
 
 def _variadic(model: nn.Module) -> bool:
-    code = model.forward.__code__ if hasattr(model.forward, "__code__") else None
-    return bool(code and code.co_flags & 0x04 and code.co_argcount == 1)
+    """Whether `forward` takes its inputs as `*inputs`, which torch.export describes as one."""
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def _explain(model: nn.Module, error: Exception) -> str:
