@@ -9,8 +9,8 @@ import torch
 from qat.evaluation.evaluate import Evaluation, mean_score
 
 
-def evaluation(scores: Sequence[float], decisions: Sequence[int] | None = None) -> Evaluation:
-    """One with these scores; without decisions every sample has its own."""
-    chosen = range(len(scores)) if decisions is None else decisions
+def evaluation(scores: Sequence[float], predictions: Sequence[int] | None = None) -> Evaluation:
+    """One with these scores; without predictions every sample has its own."""
+    chosen = range(len(scores)) if predictions is None else predictions
     statistics = torch.tensor(list(scores), dtype=torch.float32).unsqueeze(1)
-    return Evaluation(decisions=list(chosen), statistics=statistics, formulas={"score": mean_score})
+    return Evaluation(predictions=list(chosen), statistics=statistics, formulas={"score": mean_score})

@@ -77,7 +77,7 @@ class DataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def test_truths(self) -> list[str]:
-        """What is true of them, in the words in which tasks describe decisions."""
+        """What is true of them, in the words in which tasks describe predictions."""
 
     def train_dataloader(self) -> BatchLoader[Any]:
         """Training batches. A trainer sets the place by itself; elsewhere `sampler.set_epoch` and `.skip_batches` do."""

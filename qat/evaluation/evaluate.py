@@ -45,25 +45,25 @@ class Judge(Protocol):
     def inputs(self, batch: object) -> tuple[Tensor, ...]:
         """The model's inputs in a batch."""
 
-    def decide(self, outputs: object, batch: object) -> Sequence[object]:
-        """One decision per sample: anything that can be compared; a tuple where a sample needs several."""
+    def predict(self, outputs: object, batch: object) -> Sequence[object]:
+        """One prediction per sample: anything that can be compared; a tuple where a sample needs several."""
 
-    def statistics(self, decisions: Sequence[object], batch: object) -> Tensor:
+    def statistics(self, predictions: Sequence[object], batch: object) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
 
-    def alike(self, decision: object, other: object) -> Sequence[bool]:
-        """Of each thing that `decision` says about a sample, whether `other` says it as well."""
+    def alike(self, prediction: object, other: object) -> Sequence[bool]:
+        """Of each thing that `prediction` says about a sample, whether `other` says it as well."""
 
 
 #: The formula of metrics that are a mean of points per sample: accuracy, exact match.
 mean_score = OfMean(lambda means: means[..., 0])
 
 
-def same(decision: object, other: Any) -> Sequence[bool]:
-    """Equal decisions; of a sample with several (a tag per word) each one counts."""
-    if isinstance(decision, tuple):
-        return [x == y for x, y in zip(decision, other, strict=True)]
-    return [decision == other]
+def same(prediction: object, other: Any) -> Sequence[bool]:
+    """Equal predictions; of a sample with several (a tag per word) each one counts."""
+    if isinstance(prediction, tuple):
+        return [x == y for x, y in zip(prediction, other, strict=True)]
+    return [prediction == other]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,13 @@ class Evaluation:
     """A model judged on a data set.
 
     Args:
-        decisions: one per sample, N of them.
+        predictions: one per sample, N of them.
         statistics: shape (N, K).
         formulas: metrics by name, the task's own first.
         alike: see `Judge`.
     """
 
-    decisions: Sequence[Any]
+    predictions: Sequence[Any]
     statistics: Tensor
     formulas: Mapping[str, Formula]
     alike: Callable[[Any, Any], Sequence[bool]] = same
@@ -112,19 +112,19 @@ def evaluate(
         limit: stop after this many samples.
         progress: called with the number of samples of each finished batch.
     """
-    decisions: list[object] = []
+    predictions: list[object] = []
     statistics: list[Tensor] = []
     with torch.no_grad():
         for batch in batches:
-            decided = judge.decide(forward(*judge.inputs(batch)), batch)
-            decisions.extend(decided)
-            statistics.append(judge.statistics(decided, batch))
+            predicted = judge.predict(forward(*judge.inputs(batch)), batch)
+            predictions.extend(predicted)
+            statistics.append(judge.statistics(predicted, batch))
             if progress is not None:
-                progress(len(decided))
-            if limit is not None and len(decisions) >= limit:
+                progress(len(predicted))
+            if limit is not None and len(predictions) >= limit:
                 break
     return Evaluation(
-        decisions=decisions[:limit],
+        predictions=predictions[:limit],
         statistics=torch.cat(statistics)[:limit],
         formulas=judge.formulas,
         alike=judge.alike,
@@ -133,7 +133,7 @@ def evaluate(
 
 def agreement(a: Evaluation, b: Evaluation) -> float:
     """Share of what `a` decides that `b` decides as well, over the samples that both have seen; 1 where `a` decides nothing."""
-    pairs = [alike for x, y in zip(a.decisions, b.decisions, strict=False) for alike in a.alike(x, y)]
+    pairs = [alike for x, y in zip(a.predictions, b.predictions, strict=False) for alike in a.alike(x, y)]
     return float(sum(pairs) / len(pairs)) if pairs else 1.0
 
 

@@ -1,6 +1,6 @@
 """The gates: what must hold before an artifact is worth anything.
 
-* kernel gate       an engine computes what `reference` computes: bit for bit (fbgemm), or one grid step and alike decisions;
+* kernel gate       an engine computes what `reference` computes: bit for bit (fbgemm), or one grid step, the same predictions;
 * simulation gate   the metric of the trained simulation is the metric of the INT8 network, and so is every layer;
 * accuracy budget   the drop from FP32 is what the user accepts.
 """
@@ -40,7 +40,7 @@ class Gate:
 def kernel_gate(
     program: Int8Program, engine: str, inputs: Sequence[Tensor], *, reference: Evaluation, result: Evaluation
 ) -> Gate:
-    """Hold an engine to the reference: layer by layer on `inputs`, and in the decisions of two evaluations."""
+    """Hold an engine to the reference: layer by layer on `inputs`, and in the predictions of two evaluations."""
     rows = engine_parity(program, engine, inputs)
     exact = engine in EXACT_ENGINES
     bad = first_bad(rows, max_steps=0 if exact else 1)

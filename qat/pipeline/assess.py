@@ -112,8 +112,8 @@ def disagreements(run: Run, fp32: Evaluation, int8: Evaluation) -> list[Disagree
         Disagreement(
             sample=names[i],
             truth=truths[i],
-            fp32=run.task.describe(fp32.decisions[i]),
-            int8=run.task.describe(int8.decisions[i]),
+            fp32=run.task.describe(fp32.predictions[i]),
+            int8=run.task.describe(int8.predictions[i]),
         )
         for i in differing(fp32, int8)
     ]

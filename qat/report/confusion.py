@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 NAMED, MOST_CLASSES = 20, 200
 
 
-def confusion(targets: Sequence[int], decisions: Sequence[int], classes: int) -> npt.NDArray[np.int64]:
-    """Counts of (true class, decided class): shape (classes, classes)."""
-    pairs = np.asarray(targets, dtype=np.int64) * classes + np.asarray(decisions, dtype=np.int64)
+def confusion(targets: Sequence[int], predictions: Sequence[int], classes: int) -> npt.NDArray[np.int64]:
+    """Counts of (true class, predicted class): shape (classes, classes)."""
+    pairs = np.asarray(targets, dtype=np.int64) * classes + np.asarray(predictions, dtype=np.int64)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -24,7 +24,7 @@ def confusion_plot(fp32: npt.NDArray[np.int64], int8: npt.NDArray[np.int64], lab
     for axes, title, counts in zip(figure.subplots(1, 2), ("FP32", "INT8"), (fp32, int8), strict=True):
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-        axes.set(title=title, xlabel="decided", ylabel="true")
+        axes.set(title=title, xlabel="predicted", ylabel="true")
         if len(labels) > NAMED:
             continue
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize="small")

@@ -45,7 +45,7 @@ def precision_recall(fp32: Evaluation, int8: Evaluation, labels: Sequence[str]) 
 
 def chosen(fp32: Evaluation, int8: Evaluation) -> list[int]:
     """Positions of the images for the sheet: most boxes of FP32 that INT8 lost and of INT8 that FP32 has not, then regular."""
-    pairs = list(zip(fp32.decisions, int8.decisions, strict=True))
+    pairs = list(zip(fp32.predictions, int8.predictions, strict=True))
     lost = [fp32.alike(a, b).count(False) + int8.alike(b, a).count(False) for a, b in pairs]
     differing = sorted(range(len(lost)), key=lambda i: (-lost[i], i))[:DIFFERING]
     regular = [int(i) for i in np.linspace(0, len(lost) - 1, REGULAR + 2)[1:-1]]

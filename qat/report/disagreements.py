@@ -21,7 +21,7 @@ SIDE = 96
 
 def differing(fp32: Evaluation, int8: Evaluation) -> list[int]:
     """Positions of the first samples on which the two do not decide alike."""
-    pairs = enumerate(zip(fp32.decisions, int8.decisions, strict=True))
+    pairs = enumerate(zip(fp32.predictions, int8.predictions, strict=True))
     found = (i for i, (a, b) in pairs if not all((*fp32.alike(a, b), *fp32.alike(b, a))))
     return list(itertools.islice(found, MOST))
 

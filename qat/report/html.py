@@ -16,7 +16,7 @@ from qat.quantization.analysis.coverage import FloatOp
 from qat.report.disagreements import STRIP, squares
 from qat.report.figures import latency, layers, stages
 from qat.report.report import Drop, Report
-from qat.report.table import DECISIONS, STAGES
+from qat.report.table import PREDICTIONS, STAGES
 
 #: File suffix -> media type of the pictures that a page may hold.
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -43,7 +43,7 @@ def render(report: Report, pictures: Sequence[Path] = ()) -> str:
         {"stages": stages(report), "layers": layers(report), "latency": latency(report)},
         report=report,
         environment=asdict(report.environment),
-        decisions=DECISIONS.get(report.task, "cases"),
+        predictions=PREDICTIONS.get(report.task, "cases"),
         islands=islands(report.coverage.float_ops),
         pictures=[
             (path.stem.replace("_", " "), _embedded(path.read_bytes(), path.suffix)) for path in pictures if path.name != STRIP

@@ -25,7 +25,7 @@ def _detection(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Pat
         [images.image(i) for i in positions],
         [images.table.name(images.indices[i]) for i in positions],
         [images.table.boxes(images.indices[i]) for i in positions],
-        [(fp32.decisions[i], int8.decisions[i]) for i in positions],
+        [(fp32.predictions[i], int8.predictions[i]) for i in positions],
         data.labels,
     )
     curves = precision_recall(fp32, int8, data.labels)
@@ -37,7 +37,7 @@ def _classes(data: DataModule, fp32: Evaluation, int8: Evaluation, folder: Path)
     classes = len(data.labels)
     if classes > MOST_CLASSES:
         return []
-    counts = [confusion(data.test_targets(), list(found.decisions), classes) for found in (fp32, int8)]
+    counts = [confusion(data.test_targets(), list(found.predictions), classes) for found in (fp32, int8)]
     return [save(confusion_plot(counts[0], counts[1], data.labels), folder / "confusion.svg")]
 
 

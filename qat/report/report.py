@@ -101,7 +101,7 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What the fake-quantized network says against INT8: metric - INT8's in points, and the share of same decisions."""
+    """What the fake-quantized network says against INT8: metric - INT8's in points, and the share of same predictions."""
 
     delta: float
     agreement: float
@@ -124,7 +124,7 @@ class Report:
     Args:
         stages: the metric of fp32, ptq, fake_quant and int8; `metrics` all of them per stage.
         drop: FP32 - INT8 in the task's metric; `drops` the same in every metric.
-        agreement: share of FP32's decisions that INT8 makes as well.
+        agreement: share of FP32's predictions that INT8 makes as well.
         target: what the INT8 network is made for.
         intervals: 95 % interval of the metric per stage.
         disagreements: some samples on which FP32 and INT8 decide differently.

@@ -12,8 +12,8 @@ from qat.report.report import EngineResult, Report
 #: Further metrics that a terminal shows: a data set of 80 classes has 82.
 MOST_METRICS = 8
 
-#: What a decision is, where it is not all that a model says about a sample.
-DECISIONS = {"detection": "confident boxes"}
+#: What a prediction is, where it is not all that a model says about a sample.
+PREDICTIONS = {"detection": "confident boxes"}
 
 STAGES = {"fp32": "FP32", "ptq": "PTQ", "fake_quant": "QAT", "int8": "INT8"}
 
@@ -69,7 +69,7 @@ def print_summary(report: Report, console: Console) -> None:
         console.print(f"{name}: {', '.join(values)}, drop {report.drops[name].value:+.2f}", highlight=False, markup=False)
     if len(others) > MOST_METRICS:
         console.print(f"{len(others) - MOST_METRICS} more metrics stand in report.json", highlight=False)
-    cases = DECISIONS.get(report.task, "cases")
+    cases = PREDICTIONS.get(report.task, "cases")
     if report.agreement is not None:
         console.print(f"INT8 decides as FP32 does in {report.agreement:.2%} of the {cases}", highlight=False)
     for engine, result in report.engines.items():

@@ -31,10 +31,10 @@ class ClassificationTask(Task[ImageBatch, Tensor, int]):
     def loss(self, outputs: Tensor, batch: ImageBatch) -> Tensor:
         return F.cross_entropy(outputs, batch[1], label_smoothing=self.label_smoothing)
 
-    def decide(self, outputs: Tensor, batch: ImageBatch) -> Sequence[int]:
-        decisions: list[int] = outputs.argmax(-1).tolist()
-        return decisions
+    def predict(self, outputs: Tensor, batch: ImageBatch) -> Sequence[int]:
+        predictions: list[int] = outputs.argmax(-1).tolist()
+        return predictions
 
-    def statistics(self, decisions: Sequence[int], batch: ImageBatch) -> Tensor:
-        right: Tensor = torch.tensor(decisions) == batch[1].cpu()
+    def statistics(self, predictions: Sequence[int], batch: ImageBatch) -> Tensor:
+        right: Tensor = torch.tensor(predictions) == batch[1].cpu()
         return 100.0 * right.float().unsqueeze(1)

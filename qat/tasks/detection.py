@@ -90,26 +90,26 @@ class DetectionTask(Task[DetectionBatch, Sequence[Tensor], Detections]):
         assert self._criterion is not None, "a task without a criterion judges, and does not train"
         return self._criterion(outputs, batch.corners, batch.labels)
 
-    def decide(self, outputs: Sequence[Tensor], batch: DetectionBatch) -> Sequence[Detections]:
+    def predict(self, outputs: Sequence[Tensor], batch: DetectionBatch) -> Sequence[Detections]:
         """`Detections` of every image in pixels of the stored image."""
         return [
             found.placed(seen.placement.to_image(found.boxes), seen.width, seen.height)
             for found, seen in zip(self._decode(outputs), batch.examples.items, strict=True)
         ]
 
-    def statistics(self, decisions: Sequence[Detections], batch: DetectionBatch) -> Tensor:
+    def statistics(self, predictions: Sequence[Detections], batch: DetectionBatch) -> Tensor:
         """See `qat.evaluation.average_precision.records`."""
         truths = [
             Truth(boxes=seen.boxes.corners, labels=seen.boxes.labels, crowd=seen.boxes.crowd) for seen in batch.examples.items
         ]
-        return records(decisions, truths, classes=len(self.labels))
+        return records(predictions, truths, classes=len(self.labels))
 
-    def alike(self, decision: Detections, other: Detections) -> Sequence[bool]:
-        return found_again(decision, other)
+    def alike(self, prediction: Detections, other: Detections) -> Sequence[bool]:
+        return found_again(prediction, other)
 
-    def describe(self, decision: Detections) -> str:
+    def describe(self, prediction: Detections) -> str:
         """How many confident boxes of each class."""
-        return counted(decision.labels[decision.scores >= CONFIDENT].tolist(), self.labels)
+        return counted(prediction.labels[prediction.scores >= CONFIDENT].tolist(), self.labels)
 
     def _checked_smoothing(self, label_smoothing: float) -> float:
         if label_smoothing:

@@ -42,13 +42,13 @@ class QuestionAnsweringTask(TextTask[Sequence[Tensor], str]):
         ]
         return (losses[0] + losses[1]) / 2
 
-    def decide(self, outputs: Sequence[Tensor], batch: TextBatch) -> Sequence[str]:
+    def predict(self, outputs: Sequence[Tensor], batch: TextBatch) -> Sequence[str]:
         """The best span of every question over all its windows, as text; "" where no answer scores higher.
 
         A window without the answer rightly prefers none, so the score of no answer is the smallest of all windows.
         """
         starts, ends = (logits.float().cpu() for logits in outputs)
-        decisions = []
+        predictions = []
         for example in batch.examples.items:
             score, text, none = -torch.inf, "", torch.inf
             for row, spans in zip(example.windows, example.offsets, strict=True):
@@ -56,13 +56,13 @@ class QuestionAnsweringTask(TextTask[Sequence[Tensor], str]):
                 none = min(none, float(starts[row, 0] + ends[row, 0]))
                 if found > score:
                     score, text = found, example.context[begin:end]
-            decisions.append("" if example.may_have_none and none > score else text)
-        return decisions
+            predictions.append("" if example.may_have_none and none > score else text)
+        return predictions
 
-    def statistics(self, decisions: Sequence[str], batch: TextBatch) -> Tensor:
+    def statistics(self, predictions: Sequence[str], batch: TextBatch) -> Tensor:
         """Per question (F1, exact match) in points: (N, 2)."""
         rows = []
-        for text, example in zip(decisions, batch.examples.items, strict=True):
+        for text, example in zip(predictions, batch.examples.items, strict=True):
             answers = list(example.answers) or [""]
             found = squad(
                 {"prediction_text": text, "id": "0"},

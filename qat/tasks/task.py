@@ -1,4 +1,4 @@
-"""What every task is: inputs, loss, decisions and statistics of one kind of problem. It trains nothing and holds no network."""
+"""What every task is: inputs, loss, predictions and statistics of one kind of problem. It trains nothing, holds no network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qat.evaluation.evaluate import Formula, same
 
 Batch = TypeVar("Batch")
 Outputs = TypeVar("Outputs")
-Decision = TypeVar("Decision")
+Prediction = TypeVar("Prediction")
 
 
-class Task(ABC, Generic[Batch, Outputs, Decision]):
-    """A batch of what kind, a network's outputs of what kind, and what is decided about a sample.
+class Task(ABC, Generic[Batch, Outputs, Prediction]):
+    """A batch of what kind, a network's outputs of what kind, and what is predicted of a sample.
 
     Args:
         labels: names of the classes or tags.
@@ -71,20 +71,20 @@ class Task(ABC, Generic[Batch, Outputs, Decision]):
         return self.loss(network(*self.inputs(batch)), batch)
 
     @abstractmethod
-    def decide(self, outputs: Outputs, batch: Batch) -> Sequence[Decision]:
-        """One decision per sample; a tuple where a sample needs several."""
+    def predict(self, outputs: Outputs, batch: Batch) -> Sequence[Prediction]:
+        """One prediction per sample; a tuple where a sample needs several."""
 
     @abstractmethod
-    def statistics(self, decisions: Sequence[Decision], batch: Batch) -> Tensor:
+    def statistics(self, predictions: Sequence[Prediction], batch: Batch) -> Tensor:
         """What the formulas need of each sample, float32 of shape (N, K)."""
 
-    def alike(self, decision: Decision, other: Decision) -> Sequence[bool]:
-        """Of each thing that `decision` says about a sample, whether `other` says it as well."""
-        return same(decision, other)
+    def alike(self, prediction: Prediction, other: Prediction) -> Sequence[bool]:
+        """Of each thing that `prediction` says about a sample, whether `other` says it as well."""
+        return same(prediction, other)
 
-    def describe(self, decision: Decision) -> str:
-        """A decision in words, for people."""
-        return self.labels[decision] if isinstance(decision, int) else str(decision)
+    def describe(self, prediction: Prediction) -> str:
+        """A prediction in words, for people."""
+        return self.labels[prediction] if isinstance(prediction, int) else str(prediction)
 
     def _checked_smoothing(self, label_smoothing: float) -> float:
         if not 0 <= label_smoothing < 1:

@@ -7,10 +7,10 @@ from abc import ABC
 from torch import Tensor
 
 from qat.data.text.batch import TextBatch
-from qat.tasks.task import Decision, Outputs, Task
+from qat.tasks.task import Outputs, Prediction, Task
 
 
-class TextTask(Task[TextBatch, Outputs, Decision], ABC):
+class TextTask(Task[TextBatch, Outputs, Prediction], ABC):
     """A task whose network takes token ids and masks, each (N, L)."""
 
     def inputs(self, batch: TextBatch) -> tuple[Tensor, ...]:

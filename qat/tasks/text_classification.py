@@ -36,11 +36,11 @@ class TextClassificationTask(TextTask[Tensor, int]):
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         return F.cross_entropy(outputs, batch.targets, label_smoothing=self.label_smoothing)
 
-    def decide(self, outputs: Tensor, batch: TextBatch) -> Sequence[int]:
-        decisions: list[int] = outputs.argmax(-1).tolist()
-        return decisions
+    def predict(self, outputs: Tensor, batch: TextBatch) -> Sequence[int]:
+        predictions: list[int] = outputs.argmax(-1).tolist()
+        return predictions
 
-    def statistics(self, decisions: Sequence[int], batch: TextBatch) -> Tensor:
-        """A one-hot confusion matrix (target, decision) per sample, flattened: (N, C * C)."""
+    def statistics(self, predictions: Sequence[int], batch: TextBatch) -> Tensor:
+        """A one-hot confusion matrix (target, prediction) per sample, flattened: (N, C * C)."""
         classes = len(self.labels)
-        return F.one_hot(batch.targets.cpu() * classes + torch.tensor(decisions), classes * classes).float()
+        return F.one_hot(batch.targets.cpu() * classes + torch.tensor(predictions), classes * classes).float()

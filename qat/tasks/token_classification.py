@@ -19,7 +19,7 @@ from qat.tasks.text import TextTask
 class TokenClassificationTask(TextTask[Tensor, tuple[int, ...]]):
     """Cross entropy over the first token of every word; entity-level F1, precision and recall as conlleval counts them.
 
-    A word that truncation cut off, or that is nothing to the tokenizer, is decided as "O": the entities in it are missed.
+    A word that truncation cut off, or that is nothing to the tokenizer, is predicted as "O": the entities in it are missed.
 
     The network goes from token ids and masks (N, L) to logits (N, L, len(labels)).
 
@@ -42,27 +42,27 @@ class TokenClassificationTask(TextTask[Tensor, tuple[int, ...]]):
             outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, label_smoothing=self.label_smoothing
         )
 
-    def decide(self, outputs: Tensor, batch: TextBatch) -> Sequence[tuple[int, ...]]:
+    def predict(self, outputs: Tensor, batch: TextBatch) -> Sequence[tuple[int, ...]]:
         """The tags of every word of every sentence, as indices."""
         best = outputs.argmax(-1).cpu()
         outside = self.labels.index("O") if "O" in self.labels else 0
-        decisions = []
+        predictions = []
         for row, targets, example in zip(best, batch.targets.cpu(), batch.examples.items, strict=True):
             tags = [outside] * len(example.tags)
             for word, tag in zip(example.seen, row[targets != IGNORED].tolist(), strict=True):
                 tags[word] = tag
-            decisions.append(tuple(tags))
-        return decisions
+            predictions.append(tuple(tags))
+        return predictions
 
-    def describe(self, decision: tuple[int, ...]) -> str:
+    def describe(self, prediction: tuple[int, ...]) -> str:
         """The tags of all words."""
-        return " ".join(self.labels[tag] for tag in decision)
+        return " ".join(self.labels[tag] for tag in prediction)
 
-    def statistics(self, decisions: Sequence[tuple[int, ...]], batch: TextBatch) -> Tensor:
+    def statistics(self, predictions: Sequence[tuple[int, ...]], batch: TextBatch) -> Tensor:
         """Per sentence (correct, predicted, true) entities: (N, 3)."""
         rows = []
-        for decided, example in zip(decisions, batch.examples.items, strict=True):
-            predicted, true = (self._entities(tags) for tags in (decided, example.tags))
+        for found, example in zip(predictions, batch.examples.items, strict=True):
+            predicted, true = (self._entities(tags) for tags in (found, example.tags))
             rows.append([len(predicted & true), len(predicted), len(true)])
         return torch.tensor(rows, dtype=torch.float32)
 

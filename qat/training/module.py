@@ -35,7 +35,7 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: object, batch_idx: int) -> None:
         outputs = self.model(*self.task.inputs(batch))
-        statistics = self.task.statistics(self.task.decide(outputs, batch), batch)
+        statistics = self.task.statistics(self.task.predict(outputs, batch), batch)
         self._validated.update(statistics.to(self.device))
         self.log("val/loss", self.task.loss(outputs, batch), batch_size=len(statistics), sync_dist=True)
         self.log(f"val/{self.task.metric}", self._validated, prog_bar=True, batch_size=len(statistics))

@@ -35,16 +35,16 @@ class Nearest:
     def formulas(self) -> Mapping[str, Formula]:
         return {"score": mean_score}
 
-    def decide(self, outputs: Any, batch: Any) -> Sequence[Any]:
+    def predict(self, outputs: Any, batch: Any) -> Sequence[Any]:
         decided: list[int] = outputs.argmax(-1).tolist()
         return decided
 
-    def statistics(self, decisions: Sequence[Any], batch: Any) -> Tensor:
-        right: Tensor = torch.tensor(decisions) == batch[1]
+    def statistics(self, predictions: Sequence[Any], batch: Any) -> Tensor:
+        right: Tensor = torch.tensor(predictions) == batch[1]
         return 100.0 * right.float().unsqueeze(1)
 
-    def alike(self, decision: Any, other: Any) -> Sequence[bool]:
-        return same(decision, other)
+    def alike(self, prediction: Any, other: Any) -> Sequence[bool]:
+        return same(prediction, other)
 
 
 def _batches(sizes: tuple[int, ...] = (4, 4, 3)) -> list[tuple[Tensor, Tensor]]:
@@ -60,7 +60,7 @@ def test_evaluate_is_accuracy_over_all_samples() -> None:
     found = evaluate(lambda x: x, batches, Nearest())
     x, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert found.count == 11
-    assert found.decisions == x.argmax(1).tolist()
+    assert found.predictions == x.argmax(1).tolist()
     assert found.metric == pytest.approx(100.0 * int((x.argmax(1) == targets).sum()) / 11)
 
 
@@ -90,7 +90,7 @@ def test_evaluate_stops_at_the_limit_and_asks_for_no_further_batch() -> None:
     torch.manual_seed(1)
     limited = evaluate(lambda x: x, stream(), Nearest(), limit=6)
     assert limited.count == 6
-    assert limited.decisions == whole.decisions[:6]
+    assert limited.predictions == whole.predictions[:6]
     assert torch.equal(limited.statistics, whole.statistics[:6])
     assert asked == [0, 1]
 
@@ -170,8 +170,8 @@ def test_metric_is_exact_for_many_samples() -> None:
 
 
 def test_agreement_counts_every_decision_of_a_sample_with_several() -> None:
-    a = Evaluation(decisions=[(1, 2, 3), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
-    b = Evaluation(decisions=[(1, 2, 0), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
+    a = Evaluation(predictions=[(1, 2, 3), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
+    b = Evaluation(predictions=[(1, 2, 0), (4,)], statistics=torch.zeros(2, 1), formulas={"score": mean_score})
     assert agreement(a, b) == 3 / 4
 
 
@@ -183,7 +183,7 @@ def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over
     rng = np.random.default_rng(0)
     count, resamples = 300, 4000
     a, b = (torch.from_numpy(np.sort(rng.integers(0, 4, (count, width)))).float() for _ in range(2))
-    both = [Evaluation(decisions=list(range(count)), statistics=s, formulas={"metric": OfMean(formula)}) for s in (a, b)]
+    both = [Evaluation(predictions=list(range(count)), statistics=s, formulas={"metric": OfMean(formula)}) for s in (a, b)]
     found = paired_difference(both[0], both[1], resamples=resamples)
     chosen = np.random.default_rng(7).integers(0, count, (resamples, count))
     expected = (formula(a.double()[chosen].mean(1)) - formula(b.double()[chosen].mean(1))).numpy()
@@ -193,12 +193,13 @@ def test_paired_difference_of_a_metric_that_is_no_mean_equals_the_bootstrap_over
 
 
 def test_agreement_asks_the_judge_what_is_alike_and_a_model_that_decides_nothing_agrees() -> None:
-    def found(decision: Any, other: Any) -> list[bool]:
-        return [thing in other for thing in decision]
+    def found(prediction: Any, other: Any) -> list[bool]:
+        return [thing in other for thing in prediction]
 
-    decisions: list[list[set[int]]] = [[{1, 2}, {3}], [{1, 2, 5, 6}, {4}], [set(), set()]]
+    predictions: list[list[set[int]]] = [[{1, 2}, {3}], [{1, 2, 5, 6}, {4}], [set(), set()]]
     a, b, none = (
-        Evaluation(decisions=d, statistics=torch.zeros(2, 1), formulas={"score": mean_score}, alike=found) for d in decisions
+        Evaluation(predictions=d, statistics=torch.zeros(2, 1), formulas={"score": mean_score}, alike=found)
+        for d in predictions
     )
     assert agreement(a, b) == 2 / 3
     assert agreement(b, a) == 2 / 5
@@ -208,7 +209,7 @@ def test_agreement_asks_the_judge_what_is_alike_and_a_model_that_decides_nothing
 def test_paired_difference_of_a_named_metric() -> None:
     formulas = {"score": mean_score, "other": OfMean(lambda means: means[..., 1])}
     a, b = (
-        Evaluation(decisions=[0, 1], statistics=torch.tensor(rows), formulas=formulas)
+        Evaluation(predictions=[0, 1], statistics=torch.tensor(rows), formulas=formulas)
         for rows in ([[1.0, 5.0], [2.0, 7.0]], [[1.0, 2.0], [1.0, 2.0]])
     )
     assert paired_difference(a, b).value == 0.5

@@ -77,7 +77,7 @@ def test_kernel_gate_lets_other_engines_decide_otherwise_once_in_a_hundred(diffe
 
 
 def test_kernel_gate_refuses_a_metric_outside_the_interval() -> None:
-    """Alike decisions may still be worth less, when what they are worth is not just right or wrong."""
+    """Alike predictions may still be worth less, when what they are worth is not just right or wrong."""
     reference, result = evaluation([100.0] * 50, range(50)), evaluation([90.0] * 50, range(50))
     program = converted("conv", "any")
     assert not kernel_gate(program, "qnnpack", _inputs("conv"), reference=reference, result=result).passed

@@ -46,7 +46,7 @@ def test_kernel_gate_of_text_compares_every_layer(report: dict[str, Any]) -> Non
 
 
 def test_artifact_decides_from_raw_text_as_the_report_says(finished_text: Path, report: dict[str, Any]) -> None:
-    """With the artifact's own tokenizer and labels, one text at a time: no padding, no batch, the same decisions."""
+    """With the artifact's own tokenizer and labels, one text at a time: no padding, no batch, the same predictions."""
     artifact = finished_text / "artifact"
     manifest, tokenizer = qat.read_manifest(artifact), AutoTokenizer.from_pretrained(artifact / "tokenizer")
     model = qat.load(artifact)

@@ -28,9 +28,9 @@ TRUTH = Truth(boxes=torch.tensor([BOX, OTHER]), labels=torch.tensor([0, 1]), cro
 BOTH, ONE = _found([BOX, OTHER], [0.9, 0.8], [0, 1]), _found([BOX], [0.9], [0])
 
 
-def _evaluation(decisions: list[Detections]) -> Evaluation:
-    rows: Tensor = records(decisions, [TRUTH] * len(decisions), classes=2)
-    return Evaluation(decisions=decisions, statistics=rows, formulas={"map": mean_average_precision(2)}, alike=found_again)
+def _evaluation(predictions: list[Detections]) -> Evaluation:
+    rows: Tensor = records(predictions, [TRUTH] * len(predictions), classes=2)
+    return Evaluation(predictions=predictions, statistics=rows, formulas={"map": mean_average_precision(2)}, alike=found_again)
 
 
 def test_sheet_chooses_where_the_models_differ_most_and_some_regular_images() -> None:

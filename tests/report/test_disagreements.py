@@ -33,8 +33,8 @@ from tests.runs import TINY, TINY_SHAPES, TINY_TEXT, quiet, tiny_config
 AnyExample = TypeVar("AnyExample", Sentence, Tagged, Question)
 
 
-def _decided(decisions: list[Any], **options: Any) -> Evaluation:
-    return Evaluation(decisions=decisions, statistics=torch.zeros(len(decisions), 1), formulas={}, **options)
+def _decided(predictions: list[Any], **options: Any) -> Evaluation:
+    return Evaluation(predictions=predictions, statistics=torch.zeros(len(predictions), 1), formulas={}, **options)
 
 
 def _run(tmp_path: Path, base: dict[str, Any], **changes: Any) -> Run:
@@ -77,7 +77,7 @@ def test_images_that_are_decided_differently_are_drawn_and_no_others(tmp_path: P
     data = image_data(digits_source(), preprocessing=make_preprocess(16, channels=1), limit_test=30)
     targets = data.test_targets()
     others = [(target + 1) % 10 if i in (4, 17) else target for i, target in enumerate(targets)]
-    fp32, int8 = (evaluation([0.0] * 30, decisions) for decisions in (targets, others))
+    fp32, int8 = (evaluation([0.0] * 30, predictions) for predictions in (targets, others))
     assert [path.name for path in draw("classification", data, fp32, fp32, tmp_path)] == ["confusion.svg"]
     assert not (tmp_path / STRIP).exists()
     assert draw("classification", data, fp32, int8, tmp_path)[-1] == tmp_path / STRIP

@@ -31,11 +31,11 @@ def test_loss_is_cross_entropy(smoothing: float) -> None:
 
 def test_decision_is_the_largest_logit_and_scores_100_points_when_right() -> None:
     task, batch = _task(), _batch(50)
-    decisions = task.decide(batch[0].flatten(1), batch)
-    assert decisions == batch[0].flatten(1).max(1).indices.tolist()
-    scores = task.statistics(decisions, batch)
+    predictions = task.predict(batch[0].flatten(1), batch)
+    assert predictions == batch[0].flatten(1).max(1).indices.tolist()
+    scores = task.statistics(predictions, batch)
     assert scores.dtype == torch.float32
-    assert scores.flatten().tolist() == [100.0 if d == t else 0.0 for d, t in zip(decisions, batch[1], strict=True)]
+    assert scores.flatten().tolist() == [100.0 if d == t else 0.0 for d, t in zip(predictions, batch[1], strict=True)]
 
 
 def test_metric_is_top1() -> None:

@@ -64,13 +64,13 @@ def _batch(*images: tuple[int, int, Boxes]) -> DetectionBatch:
     )
 
 
-def _points(task: DetectionTask, decisions: Sequence[Detections], batch: DetectionBatch) -> dict[str, float]:
-    rows = task.statistics(decisions, batch).double()
+def _points(task: DetectionTask, predictions: Sequence[Detections], batch: DetectionBatch) -> dict[str, float]:
+    rows = task.statistics(predictions, batch).double()
     once = torch.ones(1, len(rows), dtype=torch.float64)
     return {name: float(formula(rows, once)) for name, formula in task.formulas.items()}
 
 
-# --- loss and decisions ----------------------------------------------------------------------------------------------
+# --- loss and predictions ----------------------------------------------------------------------------------------------
 
 
 def test_loss_is_that_of_the_criterion() -> None:
@@ -82,7 +82,7 @@ def test_loss_is_that_of_the_criterion() -> None:
     outputs = built.module(*task.inputs(batch))
     expected = built.task_options["criterion"](outputs, batch.corners, batch.labels)
     assert torch.equal(task.loss(outputs, batch), expected)
-    assert len(task.decide(outputs, batch)) == 4
+    assert len(task.predict(outputs, batch)) == 4
 
 
 def test_decisions_are_boxes_in_pixels_of_the_stored_image() -> None:
@@ -91,7 +91,7 @@ def test_decisions_are_boxes_in_pixels_of_the_stored_image() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.25, 0.25], [0.5, 0.1, 0.5, 0.1], [0.25, 0.5, 0.5, 0.5]]).repeat(2, 1, 1)
     logits = torch.full((2, 3, 3), -20.0)
     logits[:, 0, 2], logits[:, 1, 0], logits[:, 2, 1] = 3.0, 2.0, 1.0
-    wide, tall = _task().decide((logits, boxes), batch)
+    wide, tall = _task().predict((logits, boxes), batch)
     for found, expected, labels in (
         (wide, [[48.0, 16, 80, 48], [0, 0, 64, 64]], [2, 1]),  # the second box lies in the border, the third reaches into it
         (tall, [[8.0, 24, 24, 40], [0, 3.2, 32, 9.6], [0, 16, 16, 48]], [2, 0, 1]),
@@ -109,7 +109,7 @@ def test_boxes_that_are_right_in_the_input_are_right_in_the_image() -> None:
     corners = torch.stack(batch.corners) / SIZE
     boxes = torch.cat([(corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]], -1)
     logits = nn.functional.one_hot(torch.stack(batch.labels), len(LABELS)) * 20.0 - 10
-    points = _points(_task(), _task().decide((logits, boxes), batch), batch)
+    points = _points(_task(), _task().predict((logits, boxes), batch), batch)
     assert points == pytest.approx({"map": 100, "map50": 100, "map75": 100, **{f"ap/{name}": 100 for name in LABELS}})
 
 

@@ -1,4 +1,4 @@
-"""Tasks on text: losses against formulas, metrics against libraries, decisions on real batches."""
+"""Tasks on text: losses against formulas, metrics against libraries, predictions on real batches."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_sentence_loss_is_cross_entropy_and_decision_the_largest_logit() -> None
     task, logits, targets = _task("text_classification"), torch.randn(9, 2), torch.randint(2, (9,))
     batch = TextBatch(inputs=(torch.zeros(9, 3),), targets=targets, examples=Examples([]))
     assert torch.equal(task.loss(logits, batch), F.cross_entropy(logits, targets))
-    decisions = task.decide(logits, batch)
-    assert decisions == logits.argmax(1).tolist()
-    confusion = task.statistics(decisions, batch).sum(0).reshape(2, 2)
+    predictions = task.predict(logits, batch)
+    assert predictions == logits.argmax(1).tolist()
+    confusion = task.statistics(predictions, batch).sum(0).reshape(2, 2)
     for target in range(2):
-        for decision in range(2):
-            expected = int(((targets == target) & (torch.tensor(decisions) == decision)).sum())
-            assert int(confusion[target, decision]) == expected
+        for prediction in range(2):
+            expected = int(((targets == target) & (torch.tensor(predictions) == prediction)).sum())
+            assert int(confusion[target, prediction]) == expected
 
 
 def test_metric_of_a_task_can_be_chosen() -> None:
@@ -78,7 +78,7 @@ def test_word_that_the_model_does_not_see_is_outside() -> None:
     targets = torch.tensor([[IGNORED, 1, IGNORED, 3, IGNORED]])
     batch = TextBatch(inputs=(torch.zeros(1, 5),), targets=targets, examples=Examples([item]))
     logits = F.one_hot(torch.tensor([[0, 1, 6, 4, 0]]), len(TAGS)).float()
-    assert task.decide(logits, batch) == [(1, 0, 4, 0)]
+    assert task.predict(logits, batch) == [(1, 0, 4, 0)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,8 +93,8 @@ def test_entity_metrics_equal_seqeval_over_a_whole_data_set(seed: int) -> None:
         right = torch.rand(batch.targets.shape, generator=generator) < 0.8
         logits = F.one_hot(torch.where(right, batch.targets.clamp(min=0), noise), len(TAGS)).float()
         true += [[TAGS[t] for t in item.tags] for item in batch.examples.items]
-        guessed += [[TAGS[t] for t in tags] for tags in task.decide(logits, batch)]
-        validated.update(task.statistics(task.decide(logits, batch), batch))
+        guessed += [[TAGS[t] for t in tags] for tags in task.predict(logits, batch)]
+        validated.update(task.statistics(task.predict(logits, batch), batch))
     assert 40 < 100 * f1_score(true, guessed) < 95
     assert float(validated.compute()) == pytest.approx(100 * f1_score(true, guessed), abs=1e-4)
     rows = torch.cat(validated.rows).double()
@@ -131,7 +131,7 @@ def test_question_loss_is_the_mean_of_start_and_end() -> None:
 @pytest.mark.parametrize(("start", "end", "text"), [(2, 2, "anna"), (5, 6, "ben ran"), (2, 6, "anna left . ben ran")])
 def test_answer_is_the_text_of_the_best_span(start: int, end: int, text: str) -> None:
     batch = SimpleNamespace(examples=Examples([_asked()]))
-    assert _task("question_answering", ()).decide(_outputs(start, end), batch) == [text]
+    assert _task("question_answering", ()).predict(_outputs(start, end), batch) == [text]
 
 
 def test_span_never_leaves_the_context_nor_runs_backwards_nor_too_far() -> None:
@@ -163,10 +163,10 @@ def test_best_window_wins_and_no_answer_needs_all_windows() -> None:
     task = _task("question_answering", ())
     for may_have_none in (False, True):
         example = _asked(windows=(0, 1), offsets=offsets, may_have_none=may_have_none)
-        assert task.decide(outputs, SimpleNamespace(examples=Examples([example]))) == ["ben"]
+        assert task.predict(outputs, SimpleNamespace(examples=Examples([example]))) == ["ben"]
     both = tuple(torch.cat([x, x]) for x in first)
     example = _asked(windows=(0, 1), offsets=offsets, may_have_none=True, answers=())
-    assert task.decide(both, SimpleNamespace(examples=Examples([example]))) == [""]
+    assert task.predict(both, SimpleNamespace(examples=Examples([example]))) == [""]
     assert task.statistics([""], SimpleNamespace(examples=Examples([example]))).tolist() == [[100.0, 100.0]]
     assert task.statistics(["ben"], SimpleNamespace(examples=Examples([example]))).tolist() == [[0.0, 0.0]]
 
