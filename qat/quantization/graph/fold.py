@@ -9,6 +9,8 @@ section 5.2). Nothing is divided by gamma, so a gamma of zero is safe.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -33,21 +35,22 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
         same_channels = layer.target is not aten.linear.default or _dims(norm) == 2
         if not weights or shared or len(_readers(layer)) > 1 or not same_channels:
             continue
-        _set_layer_(module, layer, *_folded(module, layer, norm))
+        _set_layer_(module, layer, *_folded(module, layer, norm), trains_shift=_trains(module, norm.args[2]))
         rows = norm.args[0]
         replace_(graph, norm, rows)
         for user in list(rows.users):  # flatten(0, 1) and back
             if user.target is aten.reshape_as.default and user.args[1] is layer:
                 replace_(graph, user, layer)
+    buffers = _Buffers(module)
     for add in [n for n in graph.nodes if n.target is aten.add.Tensor]:
-        _fold_frozen_(module, add)
+        _fold_frozen_(module, add, buffers)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _delete_unused_tensors_(module)
     module.recompile()
 
 
-def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
+def _fold_frozen_(module: fx.GraphModule, add: GraphNode, buffers: _Buffers) -> None:
     """Fold `conv(x) * scale + shift` whose scale and shift are made of buffers, one value per channel."""
     scaled = add.args[0]
     if not (isinstance(scaled, fx.Node) and scaled.target is aten.mul.Tensor and len(scaled.users) == 1):
@@ -58,10 +61,10 @@ def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
     parameters: list[GraphNode | None] = [layer.args[1], *layer.args[2:3]]
     if any(parameter is not None and len(parameter.users) > 1 for parameter in parameters):
         return
-    weight, old_bias = _stored(module, layer)
-    scale, shift = (_per_channel(module, node, layer) for node in (scaled.args[1], add.args[1]))
+    scale, shift = (_per_channel(buffers.value(node), layer) for node in (scaled.args[1], add.args[1]))
     if scale is None or shift is None:
         return
+    weight, old_bias = _stored(module, layer)
     new_weight = weight.double() * scale.reshape(-1, *([1] * (weight.dim() - 1)))
     new_bias = shift + (old_bias * scale if old_bias is not None else 0.0)
     _set_layer_(module, layer, new_weight.to(weight.dtype), new_bias.to(weight.dtype))
@@ -69,36 +72,51 @@ def _fold_frozen_(module: fx.GraphModule, add: GraphNode) -> None:
     module.graph.erase_node(scaled)
 
 
-def _per_channel(module: fx.GraphModule, node: object, layer: GraphNode) -> Tensor | None:
-    """The value of a constant of shape (1, C, 1, ...) for the C channels of `layer`, as (C,); None for anything else."""
-    value = _buffer_value(module, node)
+def _per_channel(value: Tensor | None, layer: GraphNode) -> Tensor | None:
+    """A value of shape (1, C, 1, ...) for the C channels of `layer`, as (C,); None for anything else."""
     channels, dims = layer.meta["val"].shape[1], _dims(layer)
     shape = (channels, *([1] * (dims - 2)))
     return value.double().reshape(-1) if value is not None and tuple(value.shape) in (shape, (1, *shape)) else None
 
 
-def _buffer_value(module: fx.GraphModule, node: object) -> Tensor | None:
-    """What a node computes from buffers and numbers; None when it depends on an input or a parameter."""
-    if not isinstance(node, fx.Node):
-        return None
-    if node.op == "get_attr":
-        value = fx_value(module, node)
-        return None if isinstance(value, nn.Parameter) else value.detach()
-    if node.op != "call_function" or not node.all_input_nodes:
-        return None
-    values = {source: _buffer_value(module, source) for source in node.all_input_nodes}
-    if any(value is None for value in values.values()):
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-    found = node.target(*args, **kwargs)  # type: ignore[operator]
-    return found if isinstance(found, Tensor) else None
+class _Buffers:
+    """What nodes compute from buffers and numbers. Which do so is found in one walk through the graph."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.fixed: set[GraphNode] = set()
+        self.values: dict[GraphNode, object] = {}
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                known = not isinstance(fx_value(module, node), nn.Parameter)
+            else:
+                known = node.op == "call_function" and {*node.all_input_nodes} <= self.fixed and bool(node.all_input_nodes)
+            if known:
+                self.fixed.add(node)
+
+    def value(self, node: GraphNode) -> Tensor | None:
+        """None when it depends on an input or a parameter, or is no tensor."""
+        found = self._value(node) if node in self.fixed else None
+        return found if isinstance(found, Tensor) else None
+
+    def _value(self, node: GraphNode) -> Any:
+        if node.op == "get_attr":
+            return fx_value(self.module, node).detach()
+        if node not in self.values:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+            self.values[node] = node.target(*args, **kwargs)
+        return self.values[node]
 
 
-def _set_layer_(module: fx.GraphModule, layer: GraphNode, weight: Tensor, bias: Tensor) -> None:
-    """Give a layer other parameters, under the names that it has (or would have)."""
+def _set_layer_(module: fx.GraphModule, layer: GraphNode, weight: Tensor, bias: Tensor, *, trains_shift: bool = False) -> None:
+    """Give a layer other parameters, under the names that it has (or would have).
+
+    What was frozen stays frozen: the weight trains if it did, the bias if it did or the shift that it takes in.
+    """
+    trains_shift = trains_shift or (len(layer.args) > 2 and _trains(module, layer.args[2]))
     with module.graph.inserting_before(layer):
-        weight_node = _parameter_(module, layer.args[1].target, weight)
-        bias_node = _parameter_(module, layer.args[1].target.removesuffix("weight") + "bias", bias)
+        weight_node = _parameter_(module, layer.args[1].target, weight, _trains(module, layer.args[1]))
+        bias_node = _parameter_(module, layer.args[1].target.removesuffix("weight") + "bias", bias, trains_shift)
     for new in (weight_node, bias_node):
         new.meta["val"] = fx_value(module, new)
     layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
@@ -141,14 +159,19 @@ def _folded(module: fx.GraphModule, layer: GraphNode, norm: GraphNode) -> tuple[
     return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
 
 
-def _parameter_(module: fx.GraphModule, name: str, value: Tensor) -> GraphNode:
+def _trains(module: fx.GraphModule, stored: GraphNode | None) -> bool:
+    """Whether an optimizer changes it; a buffer, and nothing, it does not."""
+    return stored is not None and fx_value(module, stored).requires_grad
+
+
+def _parameter_(module: fx.GraphModule, name: str, value: Tensor, trains: bool) -> GraphNode:
     *path, leaf = name.split(".")
     owner: nn.Module = module
     for part in path:
         owner = getattr(owner, part)
     if leaf in owner._buffers:
         del owner._buffers[leaf]
-    owner.register_parameter(leaf, nn.Parameter(value))
+    owner.register_parameter(leaf, nn.Parameter(value, requires_grad=trains))
     return module.graph.get_attr(name)
 
 

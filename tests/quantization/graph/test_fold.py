@@ -201,3 +201,48 @@ def test_fold_leaves_a_trained_scale_and_a_scale_per_pixel_alone() -> None:
         module = capture(model.eval(), (IMAGE,)).module
         torch.testing.assert_close(module(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-5)
         assert any("mul" in op for op in graph_ops(module))
+
+
+# --- depth and training ------------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """conv(x) * layer scale + x, as ConvNeXt, PoolFormer and CAFormer have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.conv = nn.Parameter(torch.full((3, 1, 1), 0.1)), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x) * self.scale + x
+        return y
+
+
+def test_fold_looks_at_every_node_of_residual_blocks_once() -> None:
+    """Two ways lead through each of 60 blocks: walked one by one they would be 2 ** 60."""
+    assert captured_norms(nn.Sequential(*(Scaled() for _ in range(60))), IMAGE) == 0
+
+
+@pytest.mark.parametrize("trained", [{"layer.weight"}, {"layer.bias"}, {"norm.bias"}, {"norm.weight"}, set()], ids=str)
+def test_fold_trains_what_was_trained(trained: set[str]) -> None:
+    model = Inline(sequential, layer=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    folded = dict(capture(model, (IMAGE,)).module.named_parameters())
+    assert folded["layer.weight"].requires_grad is ("layer.weight" in trained)
+    assert folded["layer.bias"].requires_grad is bool(trained & {"layer.bias", "norm.bias"})
+
+
+def test_fold_leaves_filters_that_are_no_parameters_alone() -> None:
+    class Filtered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.randn(4, 3, 3, 3))
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(F.conv2d(x, self.get_buffer("weight")))
+            return y
+
+    folded = capture(Filtered().eval(), (IMAGE,)).module
+    assert [name for name, parameter in folded.named_parameters() if parameter.requires_grad] == ["bias"]
