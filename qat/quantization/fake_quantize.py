@@ -109,6 +109,7 @@ class FakeQuantize(ActivationFakeQuantize):
     def __init__(self, observer: Observer) -> None:
         super().__init__()
         self.observer = observer
+        self._refreshed: tuple[int, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
@@ -116,6 +117,8 @@ class FakeQuantize(ActivationFakeQuantize):
             self.refresh_()
         if not self.quantizing:
             return x
+        if self._versions() != self._refreshed and bool(self.observer.seen()):
+            self.refresh_()
         result: Tensor = _RoundToGrid.apply(x, self.scale.item(), int(self.zero_point))
         return result
 
@@ -124,6 +127,12 @@ class FakeQuantize(ActivationFakeQuantize):
         scale, zero_point = affine_qparams(*self.observer.range())
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
+        self._refreshed = self._versions()
+
+    def _versions(self) -> tuple[int, ...]:
+        """How often each buffer was written. Whoever writes them (an average over steps writes them all) makes the grid of the
+        range anew: an average of scales is no scale of a grid."""
+        return tuple(-1 if buffer.is_inference() else buffer._version for buffer in self.buffers())
 
     def extent(self) -> Tensor:
         """The sum of both ends of the observed range."""
@@ -134,9 +143,10 @@ class FakeQuantize(ActivationFakeQuantize):
         low, high = float(self.observer.low), float(self.observer.high)
         if low > high:
             raise CalibrationError("no batch was observed; run calibrate (or train) before convert")
-        if not (torch.isfinite(self.scale) and abs(low) < torch.inf and abs(high) < torch.inf):
+        if not (abs(low) < torch.inf and abs(high) < torch.inf):
             raise CalibrationError(f"the observed range [{low}, {high}] is not finite; look for NaN in data or weights")
-        return QParams(scale=float(self.scale), zero_point=int(self.zero_point))
+        scale, zero_point = affine_qparams(*self.observer.range())
+        return QParams(scale=float(scale), zero_point=int(zero_point))
 
 
 class StoredFakeQuantize(nn.Module, ABC):
