@@ -14,9 +14,9 @@ from torch import Tensor, fx
 
 from qat.errors import ConvertError
 from qat.quantization.fake_quantize import StoredFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name, ordered_kwargs
-from qat.quantization.kernel_table import Kernel, Role, argument
-from qat.quantization.placement import constants, inputs_on_grid
+from qat.quantization.graph.nodes import GraphNode, argument, constants, fx_value, layer_name, ordered_kwargs, stored_name
+from qat.quantization.kernel_table import Kernel, Role
+from qat.quantization.placement import inputs_on_grid
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import ATEN_OPS, LAYER_OPS, SIZES
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
@@ -150,19 +150,20 @@ class _Builder:
         """A weight as int8 with its scales, under the name that the model gives it."""
         module = self.network.get_submodule(quantizer.target)
         assert isinstance(module, StoredFakeQuantize)
-        integers, scale = module.quantize(fx_value(self.network, weight))
-        return self._tensor(weight.target, integers.contiguous()), self._tensor(f"{weight.target}_scale", scale)
+        integers, scale = module.quantize(self.values[weight.name])
+        name = stored_name(weight)
+        return self._tensor(name, integers.contiguous()), self._tensor(f"{name}_scale", scale)
 
     def _layer_args(self, node: GraphNode) -> tuple[object, ...]:
         x, fake, *rest = node.args
         bias: Any = argument(node, 2, "bias")
         parts = (
             *self._stored(fake, fake.args[0]),
-            self._tensor(bias.target, self.values[bias.name].float()) if bias is not None else None,
+            self._tensor(stored_name(bias), self.values[bias.name].float()) if bias is not None else None,
         )
         if node.target is torch.ops.aten.linear.default:
             return (self.integers[x.name], *parts)
-        dims = fx_value(self.network, fake.args[0]).dim() - 2
+        dims = self.values[fake.args[0].name].dim() - 2
         stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)
         return (self.integers[x.name], *parts, *(_tuple(v, dims) for v in (stride, padding, dilation)), groups)
 

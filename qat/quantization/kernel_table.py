@@ -20,7 +20,7 @@ from enum import Enum
 
 from torch import fx
 
-from qat.quantization.graph.nodes import GraphNode
+from qat.quantization.graph.nodes import GraphNode, argument
 from qat.quantization.program.ops import ELEMENTWISE
 
 
@@ -74,29 +74,9 @@ class Kernel:
 # --- requirements --------------------------------------------------------------------------------------------------
 
 
-def argument(node: GraphNode, position: int, name: str, default: object = None) -> object:
-    """An argument of an ATen call, wherever it stands."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
 def is_tensor(arg: object) -> bool:
     """Whether a graph argument is a node that holds a tensor (and not a size)."""
     return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "dtype")
-
-
-def _constant_weight(node: GraphNode) -> str | None:
-    weight, bias = node.args[1], argument(node, 2, "bias")
-    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
-        return "its weight is computed, not stored"
-    if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
-        return "its bias is computed, not stored"
-    return None
-
-
-def _constant_table(node: GraphNode) -> str | None:
-    table = node.args[0]
-    stored = isinstance(table, fx.Node) and table.op == "get_attr"
-    return None if stored else "its table is computed, not stored"
 
 
 def _two_tensors(node: GraphNode) -> str | None:
@@ -145,7 +125,6 @@ _CONVOLUTIONS = tuple(
         program_op=f"int8.{name}",
         role=Role.COMPUTE,
         absorbs=ACTIVATIONS,
-        requires=_constant_weight,
     )
     for name in ("conv1d", "conv2d")
 )
@@ -155,7 +134,6 @@ _LINEAR_GRID = Kernel(
     program_op="int8.linear",
     role=Role.COMPUTE,
     absorbs=ACTIVATIONS,
-    requires=_constant_weight,
 )
 _LINEAR_EITHER = Kernel(
     op="aten.linear.default",
@@ -163,7 +141,6 @@ _LINEAR_EITHER = Kernel(
     role=Role.COMPUTE,
     output=Output.EITHER,
     absorbs=ACTIVATIONS,
-    requires=_constant_weight,
 )
 
 
@@ -174,7 +151,6 @@ _EMBEDDING = Kernel(
     role=Role.LOOKUP,
     output=Output.FLOAT,
     data=(),
-    requires=_constant_table,
 )
 
 

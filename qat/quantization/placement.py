@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qat.errors import KeepFloatError, near
-from qat.quantization.graph.nodes import GraphNode, enclosing, layer_name
+from qat.quantization.graph.nodes import GraphNode, argument, constants, enclosing, layer_name
 from qat.quantization.kernel_table import Kernel, Output, Role, absorbable
 from qat.quantization.targets import Target
 
@@ -119,17 +119,6 @@ def inputs_on_grid(node: GraphNode, kernel: Kernel) -> list[GraphNode]:
     return found
 
 
-def constants(graph: fx.Graph) -> set[str]:
-    """Names of the nodes that depend on parameters and numbers only: computed once, at convert."""
-    found: set[str] = set()
-    for node in graph.nodes:
-        if node.op == "get_attr" or (
-            node.op == "call_function" and all(source.name in found for source in node.all_input_nodes)
-        ):
-            found.add(node.name)
-    return found
-
-
 def _able(graph: fx.Graph, target: Target, kept: set[str]) -> tuple[dict[str, Kernel], dict[str, str]]:
     """Nodes that have a kernel, and why the other tensor ops have none."""
     able: dict[str, Kernel] = {}
@@ -143,11 +132,23 @@ def _able(graph: fx.Graph, target: Target, kept: set[str]) -> tuple[dict[str, Ke
             reasons[node.name] = "kept float by keep_float"
         elif kernel is None:
             reasons[node.name] = f"target {target.name} has no INT8 kernel for it"
-        elif refusal := kernel.refusal(node):
+        elif refusal := _computed_weight(node, kernel, fixed) or kernel.refusal(node):
             reasons[node.name] = refusal
         else:
             able[node.name] = kernel
     return able, reasons
+
+
+def _computed_weight(node: GraphNode, kernel: Kernel, fixed: set[str]) -> str | None:
+    """Why the weight, bias or table of a layer cannot be stored; what is made of parameters alone can."""
+    parts = {Role.COMPUTE: {"weight": 1, "bias": 2}, Role.LOOKUP: {"table": 0}}.get(kernel.role, {})
+    for name, position in parts.items():
+        part = argument(node, position, name)
+        if part is not None and not (isinstance(part, fx.Node) and part.name in fixed):
+            return f"its {name} is computed from an input, not stored"
+        if part is not None and name == "weight" and part.meta["val"].dim() < 2:
+            return "its weight is a vector"
+    return None
 
 
 def _computes_floats(node: GraphNode) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 
 from qat.errors import ConfigError, ConvertError, near
 from qat.quantization.graph.capture import Captured, Traced, trace
-from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name
-from qat.quantization.kernel_table import Kernel, Role, argument
+from qat.quantization.graph.nodes import GraphNode, argument, constant_value, layer_name
+from qat.quantization.kernel_table import Kernel, Role
 from qat.quantization.layouts import Layout, frame_of
 from qat.quantization.placement import Placement, place
 from qat.quantization.prepared import PreparedModel
@@ -83,7 +83,7 @@ def insert_fake_quantize_(
     network, graph = captured.module, captured.module.graph
     for node in list(graph.nodes):
         kernel = placement.kernels.get(node.name)
-        if kernel is not None and kernel.role is Role.COMPUTE and node.args[1].op == "get_attr":
+        if kernel is not None and kernel.role is Role.COMPUTE and node.args[1].op != "call_module":
             sharers = _sharers(node, network, placement.kernels, target)
             module = choose(layer_name(node)).weight(bounded_layouts(node, network, target))
             _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", module, sharers)
@@ -108,8 +108,8 @@ def _sharers(node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel],
 
 def bounded_layouts(node: GraphNode, network: nn.Module, target: Target) -> tuple[Layout, ...]:
     """The layouts of a layer's weight, rounded already or not, in which the target bounds neighbours."""
-    stored = node.args[1] if node.args[1].op == "get_attr" else node.args[1].args[0]
-    op, weight = str(node.target), fx_value(network, stored)
+    stored = node.args[1] if node.args[1].op != "call_module" else node.args[1].args[0]
+    op, weight = str(node.target), constant_value(network, stored)
     if "linear" in op:
         return target.layouts(op, weight, 1)
     source = node.args[0]

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qat.errors import CalibrationError, ConfigError, ConvertError, SchemeError, near
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
 from qat.quantization.graph.capture import InputSpec
-from qat.quantization.graph.nodes import GraphNode, rebind_device_
+from qat.quantization.graph.nodes import GraphNode, rebind_device_, stored_name
 from qat.quantization.placement import Placement
 from qat.quantization.qparams import ACTIVATION_LOW, QParams
 from qat.quantization.targets import renamed
@@ -85,7 +85,7 @@ class PreparedModel(nn.Module):
         for node, module in self._calls():
             if isinstance(module, StoredFakeQuantize):
                 stored = node.args[0].args[0] if module.behind_lookup else node.args[0]
-                yield str(stored.target), module
+                yield stored_name(stored), module
 
     def _calls(self) -> Iterator[tuple[GraphNode, nn.Module]]:
         """The fake quantizations in the order of the graph."""

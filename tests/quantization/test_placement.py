@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.quantization.graph.capture import capture
+from qat.quantization.graph.nodes import constants
 from qat.quantization.kernel_table import Role
-from qat.quantization.placement import Placement, constants, inputs_on_grid, place
+from qat.quantization.placement import Placement, inputs_on_grid, place
 from qat.quantization.targets import TARGETS
 from tests.quantization.networks import CASES, Inline, captured
 
@@ -154,10 +155,21 @@ def test_placement_gives_a_linear_a_grid_only_between_layers() -> None:
     assert "linear" in mixed.grids  # rounded for the second layer alone
 
 
-def test_placement_keeps_a_layer_with_a_computed_weight_float() -> None:
-    placement = placed(lambda m, x: m.b(F.conv2d(x, m.a.weight * 2)), a=conv(), b=conv())
+def test_placement_keeps_a_layer_whose_weight_an_input_computes_float() -> None:
+    placement = placed(lambda m, x: m.b(F.conv2d(x, m.a.weight * x.mean())), a=conv(), b=conv())
     assert "conv2d_1" in placement.kernels
-    assert placement.reasons["conv2d"] == "its weight is computed, not stored"
+    assert placement.reasons["conv2d"] == "its weight is computed from an input, not stored"
+
+
+def test_placement_keeps_a_weighted_sum_float() -> None:
+    """D-FINE takes the mean of a distribution over distances as a linear layer with a vector for its weight."""
+    placement = placed(lambda m, x: F.linear(m.a(x), m.a.bias[:6]), a=conv())
+    assert placement.reasons["linear"] == "its weight is a vector"
+
+
+def test_placement_takes_a_layer_whose_weight_is_made_of_parameters() -> None:
+    placement = placed(lambda m, x: m.b(F.conv2d(x, m.a.weight * 2, m.a.bias + 1)), a=conv(), b=conv())
+    assert {"conv2d", "conv2d_1"} <= placement.kernels.keys()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qat.quantization.fake_quantize import StoredFakeQuantize
-from qat.quantization.graph.nodes import fx_value, layer_name
+from qat.quantization.graph.nodes import constant_value, layer_name
 from qat.quantization.layouts import Layout
 from qat.quantization.prepare import bounded_layouts
 from qat.quantization.prepared import PreparedModel
@@ -49,7 +49,7 @@ def target_costs(prepared: PreparedModel, before: Target, after: Target) -> list
             continue
         if module.behind_lookup:  # rows of a table are added to nothing
             continue
-        weight = fx_value(network, node.args[0])
+        weight = constant_value(network, node.args[0])
         for layer in node.users:
             values = [weight_sqnr(weight, bounded_layouts(layer, network, target)) for target in (before, after)]
             if values[0] != values[1]:

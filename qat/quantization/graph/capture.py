@@ -23,8 +23,10 @@ from qat.errors import CaptureError
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.inline import inline_regions_
 from qat.quantization.graph.lengths import free_lengths
+from qat.quantization.graph.linear import linearize_
 from qat.quantization.graph.nodes import GraphNode, chooses
 from qat.quantization.graph.normalize import needs_functionalization, normalize_
+from qat.quantization.graph.subpixel import shuffle_transposed_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Traced:
             _check(model, pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(module(*inputs)))
             before = _probe(module, inputs)
             fold_batch_norms_(module)
+            shuffle_transposed_(module)
             _check(model, before, _probe(module, inputs))
         return Captured(module=module, inputs=self.inputs)
 
@@ -110,6 +113,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: S
     module = _export(_plain(model), inputs, dims)
     inline_regions_(module)
     normalize_(module)
+    linearize_(module)
     placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     return Traced(
         module=module,
@@ -122,8 +126,14 @@ def trace(model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: S
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """A copy in eval mode and one memory layout: trained weights may have another, and the graph must not depend on it."""
-    return copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    """A copy in eval mode and one memory layout: trained weights may have another, and the graph must not depend on it.
+
+    Hooks that compute a weight before every call (pruning masks, weight norm of old) leave it behind as an attribute with a
+    history, which cannot be copied; the next call computes it anew.
+    """
+    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    return copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
 
 
 def _take_over_(module: fx.GraphModule, model: nn.Module) -> None:

@@ -14,12 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qat.quantization.graph.nodes import GraphNode, fx_value, replace_
+from qat.quantization.graph.nodes import GraphNode, constants, fx_value, layer_name, replace_
 
 aten = torch.ops.aten
 
-#: Convolution-like ops whose weight and bias stand at args 1 and 2 with the output channel on axis 0.
-FOLDABLE = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
+#: Layers whose weight and bias stand at args 1 and 2 with the output channel on axis 0.
+PLAIN = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
+
+#: Those whose weight is (inputs, outputs / groups, ...), and where their groups stand.
+TRANSPOSED = {aten.conv_transpose1d.default: 6, aten.conv_transpose2d.input: 6, aten.conv_transpose3d.input: 6}
+
+FOLDABLE = {*PLAIN, *TRANSPOSED}
 
 
 def fold_batch_norms_(module: fx.GraphModule) -> None:
@@ -27,15 +32,15 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
 
     A batch norm that cannot be folded (after a concatenation, a shared convolution, ...) stays a float op.
     """
-    graph = module.graph
+    graph, fixed = module.graph, constants(module.graph)
     for norm in [n for n in graph.nodes if n.target is aten.batch_norm.default]:
         layer = _behind_flatten(norm.args[0])
         weights = [layer.args[1], *layer.args[2:3]] if layer.target in FOLDABLE else []
         shared = any(w is not None and len(w.users) > 1 for w in weights)
         same_channels = layer.target is not aten.linear.default or _dims(norm) == 2
-        if not weights or shared or len(_readers(layer)) > 1 or not same_channels:
+        if not weights or shared or len(_readers(layer)) > 1 or not same_channels or not _is_stored(layer, fixed):
             continue
-        _set_layer_(module, layer, *_folded(module, layer, norm), trains_shift=_trains(module, norm.args[2]))
+        _fold_(module, layer, norm)
         rows = norm.args[0]
         replace_(graph, norm, rows)
         for user in list(rows.users):  # flatten(0, 1) and back
@@ -56,10 +61,10 @@ def _fold_frozen_(module: fx.GraphModule, add: GraphNode, buffers: _Buffers) -> 
     if not (isinstance(scaled, fx.Node) and scaled.target is aten.mul.Tensor and len(scaled.users) == 1):
         return
     layer = scaled.args[0]
-    if not (isinstance(layer, fx.Node) and layer.target in FOLDABLE - {aten.linear.default} and len(layer.users) == 1):
+    if not (isinstance(layer, fx.Node) and layer.target in PLAIN - {aten.linear.default} and len(layer.users) == 1):
         return
     parameters: list[GraphNode | None] = [layer.args[1], *layer.args[2:3]]
-    if any(parameter is not None and len(parameter.users) > 1 for parameter in parameters):
+    if any(parameter is not None and (parameter.op != "get_attr" or len(parameter.users) > 1) for parameter in parameters):
         return
     scale, shift = (_per_channel(buffers.value(node), layer) for node in (scaled.args[1], add.args[1]))
     if scale is None or shift is None:
@@ -108,17 +113,64 @@ class _Buffers:
         return self.values[node]
 
 
-def _set_layer_(module: fx.GraphModule, layer: GraphNode, weight: Tensor, bias: Tensor, *, trains_shift: bool = False) -> None:
-    """Give a layer other parameters, under the names that it has (or would have).
+def _is_stored(layer: GraphNode, fixed: set[str]) -> bool:
+    """Whether the weight is a parameter, or computed from parameters alone, and the bias a parameter."""
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    return layer.args[1].name in fixed and (bias is None or bias.op == "get_attr")
 
-    What was frozen stays frozen: the weight trains if it did, the bias if it did or the shift that it takes in.
+
+def _fold_(module: fx.GraphModule, layer: GraphNode, norm: GraphNode) -> None:
+    """Give a layer the weight and bias of itself and the batch norm behind it; what was frozen stays frozen.
+
+    A weight that is computed from others (parametrizations) trains through them: the factor is multiplied to it.
     """
+    gamma, beta, mean, var = (fx_value(module, n).detach().double() if n is not None else None for n in norm.args[1:5])
+    assert mean is not None
+    assert var is not None
+    factor = torch.rsqrt(var + float(norm.args[7])) * (gamma if gamma is not None else 1.0)
+    old_bias = layer.args[2] if len(layer.args) > 2 else None
+    bias = fx_value(module, old_bias).detach().double() if old_bias is not None else torch.zeros_like(mean)
+    new_bias = (bias - mean) * factor + (beta if beta is not None else 0.0)
+    trains_shift = _trains(module, old_bias) or _trains(module, norm.args[2])
+    stored = layer.args[1]
+    if stored.op == "get_attr":
+        weight = fx_value(module, stored).detach()
+        _set_layer_(module, layer, _scaled(layer, weight.double(), factor).to(weight.dtype), new_bias, trains_shift)
+        return
+    dtype = stored.meta["val"].dtype
+    with module.graph.inserting_before(layer):
+        name = f"{layer.name}_batch_norm_factor"
+        module.register_buffer(name, _factor(layer, stored.meta["val"], factor).to(dtype))
+        node = module.graph.get_attr(name)
+        node.meta["val"] = module.get_buffer(name)
+        product = module.graph.call_function(aten.mul.Tensor, (stored, node))
+        product.meta = dict(stored.meta)
+        bias_name = old_bias.target if old_bias is not None else f"{layer_name(layer)}.bias".removeprefix(".")
+        bias_node = _parameter_(module, bias_name, new_bias.to(dtype), trains_shift)
+    layer.args = (layer.args[0], product, bias_node, *layer.args[3:])
+
+
+def _factor(layer: GraphNode, weight: Tensor, factor: Tensor) -> Tensor:
+    """One factor per output channel, (C,), in a shape that is multiplied to the weight."""
+    if layer.target not in TRANSPOSED:
+        return factor.reshape(-1, *([1] * (weight.dim() - 1)))
+    position = TRANSPOSED[layer.target]
+    groups = layer.args[position] if len(layer.args) > position else 1
+    rows = factor.reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+    return rows.reshape(*rows.shape, *([1] * (weight.dim() - 2)))
+
+
+def _scaled(layer: GraphNode, weight: Tensor, factor: Tensor) -> Tensor:
+    return weight * _factor(layer, weight, factor)
+
+
+def _set_layer_(module: fx.GraphModule, layer: GraphNode, weight: Tensor, bias: Tensor, trains_shift: bool = False) -> None:
+    """Give a layer other parameters, under the names that it has (or would have)."""
     trains_shift = trains_shift or (len(layer.args) > 2 and _trains(module, layer.args[2]))
     with module.graph.inserting_before(layer):
         weight_node = _parameter_(module, layer.args[1].target, weight, _trains(module, layer.args[1]))
-        bias_node = _parameter_(module, layer.args[1].target.removesuffix("weight") + "bias", bias, trains_shift)
-    for new in (weight_node, bias_node):
-        new.meta["val"] = fx_value(module, new)
+        name = layer.args[1].target.removesuffix("weight") + "bias"
+        bias_node = _parameter_(module, name, bias.to(weight.dtype), trains_shift)
     layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
 
 
@@ -146,19 +198,6 @@ def _dims(node: GraphNode) -> int:
     return int(node.meta["val"].dim())
 
 
-def _folded(module: fx.GraphModule, layer: GraphNode, norm: GraphNode) -> tuple[Tensor, Tensor]:
-    values = [fx_value(module, n).detach().double() if n is not None else None for n in norm.args[1:5]]
-    gamma, beta, mean, var = values
-    assert mean is not None
-    assert var is not None
-    factor = torch.rsqrt(var + float(norm.args[7])) * (gamma if gamma is not None else 1.0)
-    weight, old_bias = _stored(module, layer)
-    bias = old_bias if old_bias is not None else torch.zeros_like(mean)
-    new_weight = weight.double() * factor.reshape(-1, *([1] * (weight.dim() - 1)))
-    new_bias = (bias - mean) * factor + (beta if beta is not None else 0.0)
-    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
-
-
 def _trains(module: fx.GraphModule, stored: GraphNode | None) -> bool:
     """Whether an optimizer changes it; a buffer, and nothing, it does not."""
     return stored is not None and fx_value(module, stored).requires_grad
@@ -168,11 +207,15 @@ def _parameter_(module: fx.GraphModule, name: str, value: Tensor, trains: bool) 
     *path, leaf = name.split(".")
     owner: nn.Module = module
     for part in path:
+        if not hasattr(owner, part):  # a layer that has no tensor of its own name
+            owner.add_module(part, nn.Module())
         owner = getattr(owner, part)
     if leaf in owner._buffers:
         del owner._buffers[leaf]
     owner.register_parameter(leaf, nn.Parameter(value, requires_grad=trains))
-    return module.graph.get_attr(name)
+    node = module.graph.get_attr(name)
+    node.meta["val"] = owner.get_parameter(leaf)
+    return node
 
 
 def _delete_unused_tensors_(module: fx.GraphModule) -> None:

@@ -21,6 +21,11 @@ def chooses(node: GraphNode) -> bool:
     return schema is not None and schema.name.removeprefix("aten::") in CHOOSING
 
 
+def argument(node: GraphNode, position: int, name: str, default: Any = None) -> Any:
+    """An argument of an ATen call, wherever it stands."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
 def layer_name(node: GraphNode) -> str:
     """Dotted name of the innermost module that `node` comes from; '' for the model itself."""
     stack = node.meta.get("nn_module_stack")
@@ -39,6 +44,37 @@ def fx_value(module: nn.Module, node: Any) -> Tensor:
         value = getattr(value, part)
     assert isinstance(value, Tensor)
     return value
+
+
+def constants(graph: fx.Graph) -> set[str]:
+    """Names of the nodes that depend on parameters, buffers and numbers only: computed once, at convert."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (
+            node.op == "call_function" and all(source.name in found for source in node.all_input_nodes)
+        ):
+            found.add(node.name)
+    return found
+
+
+def constant_value(module: nn.Module, node: GraphNode) -> Tensor:
+    """What one of the `constants` is with the parameters as they are now: of a parametrized weight the weight itself."""
+    known: dict[GraphNode, Any] = {}
+
+    def value(node: GraphNode) -> Any:
+        if node not in known:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+            known[node] = fx_value(module, node) if node.op == "get_attr" else node.target(*args, **kwargs)
+        return known[node]
+
+    found = value(node)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def stored_name(node: GraphNode) -> str:
+    """The name of a weight: in the state dict, or where it is computed from others that of the node that computes it."""
+    return str(node.target if node.op == "get_attr" else node.name)
 
 
 def replace_(graph: fx.Graph, node: GraphNode, by: object) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.fake_quantize import StoredFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, fx_value
-from qat.quantization.kernel_table import Role, argument
+from qat.quantization.graph.nodes import GraphNode, argument, fx_value
+from qat.quantization.kernel_table import Role
 from qat.quantization.prepared import PreparedModel
 from qat.ranks import sum_over_ranks, world_size
 
@@ -61,6 +61,5 @@ def _own_bias(prepared: PreparedModel, node: GraphNode) -> GraphNode | None:
     if kernel is None or kernel.role is not Role.COMPUTE:
         return None
     bias: GraphNode = argument(node, 2, "bias")
-    if bias is None or len(bias.users) > 1 or not isinstance(fx_value(prepared.network, bias), torch.nn.Parameter):
-        return None
-    return bias
+    own = bias is not None and bias.op == "get_attr" and len(bias.users) == 1
+    return bias if own and isinstance(fx_value(prepared.network, bias), torch.nn.Parameter) else None
