@@ -6,7 +6,7 @@ fake quantization used in its last step, activations carry their grid, and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def convert(prepared: PreparedModel) -> Int8Program:
         CalibrationError: a tensor has no finite range; the message names it.
         ConvertError: the model holds something a program cannot.
     """
-    builder = _Builder(prepared)
+    builder = Builder(prepared, prepared.grids())
     with torch.no_grad():
         for node in prepared.network.graph.nodes:
             builder.visit(node)
@@ -43,14 +43,18 @@ def convert(prepared: PreparedModel) -> Int8Program:
     return program
 
 
-class _Builder:
-    """Walks the prepared graph once and writes program nodes."""
+class Builder:
+    """Walks the prepared graph once and writes program nodes.
 
-    def __init__(self, prepared: PreparedModel) -> None:
+    Args:
+        grids: of every activation on a grid, by the name of its tensor.
+    """
+
+    def __init__(self, prepared: PreparedModel, grids: Mapping[str, QParams]) -> None:
         self.prepared = prepared
         self.network = prepared.network
         self.placement = prepared.placement
-        self.grids = prepared.grids()
+        self.grids = grids
         self.fixed = constants(self.network.graph)
         self.nodes: dict[str, Node] = {}
         self.tensors: dict[str, Tensor] = {}
@@ -171,8 +175,8 @@ class _Builder:
         op = _SIZE_OPS.get(node.target) or str(node.target)
         if op not in ATEN_OPS and op not in _SIZE_OPS.values():
             raise ConvertError(
-                f"{op} in layer {layer_name(node) or '(model)'!r} is not in the program's list of ops. Keep that part "
-                "of the model outside the captured module, or add the op to program.ATEN_OPS if it is pure."
+                f"{op} in layer {layer_name(node) or '(model)'!r} is no op that an INT8 program may hold. Write that part of "
+                "the model in other ops, or leave it outside: prepare what stands before it and what stands behind it."
             )
         args = _map_nodes(node.args, resolve)
         kwargs = {key: value for key, value in _map_nodes(node.kwargs, resolve).items() if key not in _IGNORED}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qat.errors import ConfigError, ConvertError, near
+from qat.quantization.convertible import check_convertible
 from qat.quantization.graph.capture import Captured, Traced, trace
 from qat.quantization.graph.nodes import GraphNode, argument, constant_value, layer_name
 from qat.quantization.kernel_table import Kernel, Role
@@ -50,7 +51,7 @@ def prepare(
 
     Raises:
         CaptureError, ConfigError, KeepFloatError: see their messages.
-        ConvertError: nothing in the model can run as INT8.
+        ConvertError: nothing in the model can run as INT8, or `convert` could not write a program of it.
     """
     if backend is not None:
         raise ConfigError(
@@ -66,13 +67,15 @@ def prepare(
         )
     default = QConfig.of(observer)
     insert_fake_quantize_(captured, placement, partial(chosen_for, qconfig=qconfig, default=default), target=made_for)
-    return PreparedModel(
+    prepared = PreparedModel(
         captured.module,
         inputs=captured.inputs,
         placement=placement,
         target=target,
         scheme=_scheme(target, observer, placement, qconfig),
     )
+    check_convertible(prepared)
+    return prepared
 
 
 def insert_fake_quantize_(

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
+from qat.quantization.graph.decompose import decomposed
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.inline import inline_regions_
 from qat.quantization.graph.lengths import free_lengths
@@ -156,7 +157,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], dims: list[tuple[int, 
             program = torch.export.export(model, inputs, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
             if needs_functionalization(program.graph):
                 program = program.run_decompositions({})
-            exported = program.module(check_guards=False)
+            exported = decomposed(program).module(check_guards=False)
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
     return _flatten(exported, program.call_spec.out_spec)

@@ -37,9 +37,9 @@ def normalize_(module: fx.GraphModule) -> None:
 
 def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
     """Make it functional, then apply rules until one leaves the op as it is: `hardtanh_` -> `hardtanh` -> `clamp`."""
-    if _mutates(node) and (functional := _functional(node)) is not None:
+    if _mutates(node) and (twin := functional(node.target)) is not None:
         written = node.args[0]
-        node.target = functional
+        node.target = twin
         written.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and user > node)
     before = None
     while node.target is not before and node.target in RULES:
@@ -67,6 +67,12 @@ def _leave_out(graph: fx.Graph, node: GraphNode) -> None:
 def _erase(graph: fx.Graph, node: GraphNode) -> None:
     """Its value is nothing."""
     graph.erase_node(node)
+
+
+def _zeros(graph: fx.Graph, node: GraphNode) -> None:
+    """What is overwritten later may as well start as zeros."""
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
+    node.target, node.kwargs = aten.zeros.default, kwargs
 
 
 def _move_nowhere(graph: fx.Graph, node: GraphNode) -> None:
@@ -138,6 +144,14 @@ def _one_output_batch_norm(graph: fx.Graph, node: GraphNode) -> None:
         replace_(graph, user, node)
 
 
+def _mean_slope(graph: fx.Graph, node: GraphNode) -> None:
+    """RReLU in evaluation; the op returns (output, noise)."""
+    x, _, low, high = (*node.args, *(1 / 8, 1 / 3)[len(node.args) - 2 :])[:4]
+    node.target, node.args, node.kwargs = aten.leaky_relu.default, (x, (low + high) / 2), {}
+    for user in list(node.users):
+        replace_(graph, user, node)
+
+
 #: `detach` is not left out: training must send no gradient where the model sends none.
 RULES: dict[object, Rule] = {
     **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _leave_out),
@@ -152,7 +166,7 @@ RULES: dict[object, Rule] = {
     aten.slice.Tensor: _leave_out_whole_slice,
     aten.copy.default: _take_what_overwrites_all,
     aten.slice_scatter.default: _take_what_overwrites_all,
-    aten.empty.memory_format: _spell(aten.zeros.default),  # what is overwritten later may as well start as zeros
+    aten.empty.memory_format: _zeros,
     aten.view.default: _spell(aten.reshape.default),
     aten._unsafe_view.default: _spell(aten.reshape.default),
     aten.__and__.Tensor: _spell(aten.bitwise_and.Tensor),
@@ -164,6 +178,7 @@ RULES: dict[object, Rule] = {
     aten.concatenate.default: _spell(aten.cat.default),
     aten.relu6.default: _clamp_at_six,
     aten.hardtanh.default: _clamp,
+    aten.rrelu_with_noise_functional.default: _mean_slope,
     aten.conv1d.padding: _explicit_padding,
     aten.conv2d.padding: _explicit_padding,
     aten._native_batch_norm_legit_no_training.default: _one_output_batch_norm,
@@ -190,7 +205,7 @@ def needs_functionalization(graph: fx.Graph) -> bool:
     for node in graph.nodes:
         if node.op == "call_function" and _mutates(node):
             target = node.args[0]
-            plain = isinstance(target, fx.Node) and target.op == "call_function" and _functional(node) is not None
+            plain = isinstance(target, fx.Node) and target.op == "call_function" and functional(node.target) is not None
             if not plain or _is_view(target) or any(_is_view(user) for user in target.users if user is not node):
                 return True
     return False
@@ -207,9 +222,9 @@ def _is_view(node: GraphNode) -> bool:
     return aliased or node.target in (operator.getitem, aten.contiguous.default, aten.reshape.default, aten.to.dtype)
 
 
-def _functional(node: GraphNode) -> OpOverload | None:
+def functional(op: OpOverload) -> OpOverload | None:
     """`aten.relu.default` for `aten.relu_.default`; None when there is no such op."""
-    name = node.target._schema.name.removeprefix("aten::")
+    name = op._schema.name.removeprefix("aten::")
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    found: OpOverload | None = getattr(packet, node.target._overloadname, None)
+    found: OpOverload | None = getattr(packet, op._overloadname, None)
     return found

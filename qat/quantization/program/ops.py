@@ -99,6 +99,28 @@ ATEN_OPS = frozenset(
     meshgrid.indexing meshgrid.default triu.default tril.default one_hot.default scalar_tensor.default
     nan_to_num.default floor.default ceil.default round.default isnan.default isinf.default any.dim any.default
     all.dim all.default outer.default diff.default
+    acos.default acosh.default asin.default asinh.default atan.default atan2.default atanh.default cosh.default sinh.default
+    tan.default exp2.default expm1.default log10.default log1p.default log2.default logit.default erfc.default sinc.default
+    celu.default selu.default glu.default hardshrink.default softshrink.default threshold.default
+    sign.default sgn.default trunc.default frac.default round.decimals deg2rad.default rad2deg.default isfinite.default
+    fmod.Tensor fmod.Scalar remainder.Tensor remainder.Scalar remainder.Scalar_Tensor div.Scalar_mode
+    fmax.default fmin.default lerp.Scalar lerp.Tensor hypot.default copysign.Tensor xlogy.Tensor logaddexp.default
+    clip.default clip.Tensor clamp_max.Tensor clamp_min.Tensor
+    logical_xor.default bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar
+    any.dims argmin.default prod.default prod.dim_int logsumexp.default var.dim std.dim cumprod.default _cdist_forward.default
+    _log_softmax.default native_layer_norm.default native_group_norm.default
+    diagonal.default scatter_add.default scatter_reduce.two copy.default fill.Scalar col2im.default
+    conv_transpose1d.default conv_transpose3d.input conv3d.padding
+    max_pool1d.default max_pool3d.default max_pool3d_with_indices.default adaptive_max_pool1d.default avg_pool3d.default
+    adaptive_avg_pool3d.default _adaptive_avg_pool2d.default _adaptive_avg_pool3d.default
+    reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default
+    replication_pad1d.default replication_pad2d.default replication_pad3d.default
+    upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest3d.default upsample_nearest3d.vec
+    _upsample_nearest_exact1d.default _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.default
+    _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.default _upsample_nearest_exact3d.vec
+    upsample_linear1d.default upsample_linear1d.vec upsample_trilinear3d.default upsample_trilinear3d.vec
+    _upsample_bilinear2d_aa.default _upsample_bilinear2d_aa.vec
+    lstm.input gru.input rnn_tanh.input rnn_relu.input
     """.split()
 )
 
@@ -111,6 +133,10 @@ ISA_DEPENDENT = frozenset(
     convolution linear matmul bmm mm addmm baddbmm einsum mean sum var var_mean std linalg_vector_norm norm cumsum
     upsample_bilinear2d upsample_bicubic2d grid_sampler grid_sampler_2d avg_pool1d avg_pool2d adaptive_avg_pool1d
     adaptive_avg_pool2d hardswish
+    acos acosh asin asinh atan atan2 atanh cosh sinh tan exp2 expm1 log10 log1p log2 logit erfc sinc celu selu glu hypot xlogy
+    logaddexp fmod remainder prod logsumexp cumprod _cdist_forward _log_softmax native_layer_norm native_group_norm scatter_add
+    scatter_reduce col2im conv_transpose1d conv_transpose3d avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool2d
+    _adaptive_avg_pool3d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa lstm gru rnn_tanh rnn_relu
     """.split()
 )
 
