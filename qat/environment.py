@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +51,12 @@ class Environment:
     python: str = ""
     commit: str | None = None
     saturation: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def look_into_current_folder_() -> None:
+    """Find the user's own modules there: an installed command does not look into the current folder, as `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def environment(saturation: Mapping[str, Mapping[str, str]] | None = None) -> Environment:

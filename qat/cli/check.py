@@ -111,6 +111,9 @@ def _each_mistake(overrides: Sequence[str]) -> list[str]:
         return found
     base = _composed(chosen)
     if isinstance(base, HydraException):
+        if not {"data", "recipe"} & {key_of(o) for o in chosen}:
+            sources = ", ".join(sorted(loader.get_group_options("data")))
+            return [f"name the data: data=NAME, or a recipe that has some: recipe=NAME (see --help). Data: {sources}"]
         return [_words(base)]
     bad = dict(_wrong([o for o in overrides if o not in chosen], chosen))
     found += [_explained(override, error, base) for override, error in bad.items()]

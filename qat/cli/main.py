@@ -19,11 +19,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from qat.cli.check import check, completed, plain_overrides, value_mistakes
+from qat.cli.earlier_run import with_settings_of_run
 from qat.cli.names import key_of, refuse_earlier
 from qat.cli.recipes import folder, register
 from qat.config import Config
 from qat.config.training import TorchrunConfig
 from qat.errors import ConfigError, QatError, SweepEnded
+
+#: How the commands behind a training take what they work on.
+MADE = ("artifact", "checkpoint")
 
 
 def train() -> None:
@@ -33,22 +37,22 @@ def train() -> None:
 
 def evaluate() -> None:
     """The metric of an artifact or a QAT checkpoint on any engine."""
-    _main(_of_checkpoint("evaluate_deployed"))
+    _main(_of_checkpoint("evaluate_deployed"), of_run=MADE)
 
 
 def inspect() -> None:
     """Coverage, ranges and per-layer SQNR of a QAT checkpoint or an artifact."""
-    _main(_of_checkpoint("inspect_deployed"))
+    _main(_of_checkpoint("inspect_deployed"), of_run=MADE)
 
 
 def benchmark() -> None:
     """Latency against FP32 eager, interleaved."""
-    _main(_of_checkpoint("benchmark_deployed"))
+    _main(_of_checkpoint("benchmark_deployed"), of_run=MADE)
 
 
 def export() -> None:
     """A QAT checkpoint to an artifact folder."""
-    _main(_of_checkpoint("export_checkpoint"))
+    _main(_of_checkpoint("export_checkpoint"), of_run=("checkpoint",))
 
 
 def report() -> None:
@@ -125,10 +129,16 @@ def _of_checkpoint(name: str) -> Callable[[Config, list[str]], object]:
     return call
 
 
-def _main(verb: Callable[[Config, list[str]], object]) -> None:
-    """Compose the configuration, run `verb`, turn errors into one message and an exit code."""
-    sys.argv[1:] = completed(sys.argv[1:])
+def _main(verb: Callable[[Config, list[str]], object], *, of_run: Sequence[str] = ()) -> None:
+    """Compose the configuration, run `verb`, turn errors into one message and an exit code.
+
+    Args:
+        of_run: the keys by which it takes what a run has made; it works with the settings of that run.
+    """
     try:
+        if of_run and plain_overrides(sys.argv[1:]) is not None:
+            sys.argv[1:] = with_settings_of_run(sys.argv[1:], of_run)
+        sys.argv[1:] = completed(sys.argv[1:])
         refuse_earlier(sys.argv[1:])
         if (overrides := plain_overrides(sys.argv[1:])) is not None:
             check(overrides)

@@ -17,6 +17,7 @@ _MOVED = {
     "project": "logger.project",
     "group": "logger.group",
     "tags": "logger.tags",
+    **{f"trainer.{key}": "launch=torchrun launch.nproc=N" for key in ("devices", "strategy", "num_nodes")},
     "launch.kind": "launch=none or torchrun",
     **{f"{stage}.epochs": f"{stage}.max_epochs" for stage in ("fp32", "qat")},
     **{f"{stage}.gradient_clip": f"{stage}.gradient_clip_val" for stage in ("fp32", "qat")},

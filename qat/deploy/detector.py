@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -70,7 +69,7 @@ def load_detector(folder: str | Path, engine: str = "fbgemm") -> Detector:
     Raises:
         ArtifactError: it is no detector's, damaged or foreign; also everything that `qat.load` raises.
     """
-    manifest: dict[str, Any] = read_manifest(folder)
+    manifest = read_manifest(folder)
     try:
         return Detector(
             network=load(folder, engine),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -145,7 +146,7 @@ class ImagePreprocess:
             top=-_offset(to_height, self.height),
         )
 
-    def normalise(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """(pixels / 255 - mean) / std.
 
         Args:

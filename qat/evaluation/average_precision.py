@@ -158,7 +158,7 @@ def _read(right: Array, positives: Array, envelope: Array) -> Array:
 
 def _matched(found: Sequence[Detections], truths: Sequence[Truth], classes: int) -> list[tuple[int, int, dict[str, Any]]]:
     """pycocotools' matching of every image and class that has boxes or detections."""
-    boxes: list[dict[str, Any]] = []
+    boxes: list[dict[str, object]] = []
     results: list[dict[str, object]] = []
     for image, (detections, truth) in enumerate(zip(found, truths, strict=True)):
         for box, label, crowd in zip(truth.boxes.tolist(), truth.labels.tolist(), truth.crowd.tolist(), strict=True):

@@ -7,8 +7,6 @@ model=module model.target=torchvision.models:resnet18
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,6 +18,7 @@ from torch import nn
 from qat.data import DataSource
 from qat.deploy.postprocess import decoder
 from qat.deploy.preprocess import ImagePreprocess
+from qat.environment import look_into_current_folder_
 from qat.errors import ConfigError
 from qat.models.float_model import FloatModel
 from qat.models.weights import load_weights_, weights_file
@@ -102,8 +101,7 @@ def build_module(
 
 
 def _call(target: str, options: dict[str, object], *, classes: int) -> nn.Module:
-    if os.getcwd() not in sys.path:  # an installed command does not look into the current folder, as `python -m` does
-        sys.path.insert(0, os.getcwd())
+    look_into_current_folder_()
     if ":" not in target:
         raise ConfigError(f"model.target={target}: write it as package.module:function")
     try:

@@ -54,12 +54,12 @@ class _RoundWeight(torch.autograd.Function):
     """Per channel. The scale follows the largest weight, so nothing is clamped and the gradient is 1 everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: object, weight: Tensor, scale: Tensor) -> Tensor:
         shaped = scale.reshape(-1, *([1] * (weight.dim() - 1)))
         return torch.mul(weight, 1.0 / shaped).round_().clamp_(WEIGHT_LOW, WEIGHT_HIGH).mul_(shaped)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 

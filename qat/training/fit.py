@@ -96,6 +96,8 @@ def fit(
             warnings.filterwarnings("ignore", message=message)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        except MisconfigurationException as error:
+            raise ConfigError(f"Lightning's Trainer refuses these options: {error}") from error
         except SIGTERMException:
             raise PreemptedError(
                 f"told to end (SIGTERM) at step {trainer.global_step}; the checkpoint is in {folder}. Continue with "

@@ -13,9 +13,8 @@ from qat.quantization.analysis import parity
 from qat.quantization.analysis.parity import simulation_parity
 from qat.quantization.engines import ENGINES, Int8Model, lower
 from qat.quantization.program.program import Int8Program
-from qat.quantization.qparams import short_scale
 from tests.evaluations import evaluation
-from tests.quantization.networks import CASES, calibrated, converted
+from tests.quantization.networks import CASES, calibrated, converted, observed
 
 ALIKE = evaluation([100.0, 0.0, 100.0, 100.0])
 
@@ -91,10 +90,11 @@ def test_simulation_gate_passes_for_what_was_converted(name: str) -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_simulation_gate_names_the_tensor_of_which_the_scale_was_altered_after_convert(index: int) -> None:
-    """A smaller scale clamps what reaches the top of the range."""
+    """A smaller range clamps what reaches the top of it."""
     prepared, program = calibrated("residual"), converted("residual")
     tensor, module = list(prepared.fake_quantizes())[index]
-    module.scale.copy_(short_scale(0.8 * module.scale))
+    for end in (observed(module).low, observed(module).high):
+        end.mul_(0.8)
     gate = simulation_gate(simulation_parity(prepared, program, _inputs("residual")), simulated=ALIKE, int8=ALIKE)
     assert not gate.passed
     names = {tensor, f"{tensor}_quantized", prepared.placement.absorbed.get(tensor)}

@@ -71,7 +71,7 @@ class Int8Model(nn.Module, ABC):
         return self.look(inputs, replay)
 
     @abstractmethod
-    def compute(self, *inputs: Tensor) -> Any:
+    def compute(self, *inputs: Tensor) -> object:
         """The outputs for inputs that fit."""
 
     @abstractmethod

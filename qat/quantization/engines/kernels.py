@@ -25,7 +25,7 @@ Function = Callable[..., Any]
 
 
 class Kernels(ABC):
-    """An engine's kernels. `q` is the engine's own representation of integers on a grid."""
+    """An engine's kernels. `q` is a tensor that holds integers on a grid in the engine's own representation."""
 
     #: Whether a linear layer without an output grid takes its input as float and quantizes it inside.
     quantizes_inside = False
@@ -43,11 +43,11 @@ class Kernels(ABC):
         """q -> float tensor, exact."""
 
     @abstractmethod
-    def integers(self, q: Any) -> Tensor:
+    def integers(self, q: Tensor) -> Tensor:
         """q -> uint8 tensor."""
 
     @abstractmethod
-    def from_integers(self, integers: Tensor, grid: QParams) -> object:
+    def from_integers(self, integers: Tensor, grid: QParams) -> Tensor:
         """uint8 tensor -> q."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Kernels(ABC):
         read_a, read_b, write = self.read(a), self.read(b), self.write(out)
         reuse = scratch or a is not None
 
-        def mul(x: Any, y: Any) -> object:
+        def mul(x: Tensor, y: Tensor) -> object:
             x, y = read_a(x), read_b(y)
             return write(x.mul_(y) if reuse and fits(x, y) else x * y)
 
@@ -114,7 +114,7 @@ class Kernels(ABC):
             return lambda x, dims, keepdim=False: write(x.mean(dims, keepdim))
         scale, zero_point = grid.scale, grid.zero_point
 
-        def mean(q: object, dims: list[int], keepdim: bool = False) -> object:
+        def mean(q: Tensor, dims: list[int], keepdim: bool = False) -> object:
             x = self.integers(q).to(torch.float32)
             count = x.shape[-1] * x.shape[-2]
             return write(x.sum(dims, keepdim).sub_(count * zero_point).mul_(scale / count))

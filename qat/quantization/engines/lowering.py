@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -115,7 +116,9 @@ def _flat(args: tuple[object, ...]) -> bool:
     return all(isinstance(arg, Ref) for arg in args)
 
 
-def _closed(function: Function, args: tuple[object, ...], kwargs: Any, program: Int8Program) -> tuple[Function, list[str]]:
+def _closed(
+    function: Function, args: tuple[object, ...], kwargs: Mapping[str, object], program: Int8Program
+) -> tuple[Function, list[str]]:
     """Close `function` over the constant arguments; what is left are the references, in order."""
     names = list(dict.fromkeys(leaf.name for leaf in leaves((args, tuple(kwargs.values()))) if isinstance(leaf, Ref)))
     if _flat(args) and not kwargs and len(names) == len(args):

@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +74,11 @@ class NativeKernels(Kernels):
     def dequantize(self, grid: QParams) -> Function:
         return torch.dequantize
 
-    def integers(self, q: Any) -> Tensor:
+    def integers(self, q: Tensor) -> Tensor:
         """The integers as a view of the same memory; `int_repr` would copy them, in one thread."""
         return torch.empty(0, dtype=torch.uint8).set_(q.untyped_storage(), q.storage_offset(), q.shape, q.stride())
 
-    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+    def from_integers(self, integers: Tensor, grid: QParams) -> Tensor:
         return torch._make_per_tensor_quantized_tensor(integers, grid.scale, grid.zero_point)
 
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
@@ -112,7 +111,7 @@ class NativeKernels(Kernels):
         run, scale, zero_point = torch.ops.quantized.conv2d.new, node.grid.scale, node.grid.zero_point
         plain, amounts = self.layer(node, tensors, grid), pad.args[1]
 
-        def layer(q: Any) -> object:
+        def layer(q: Tensor) -> object:
             if wide.fits(q.shape[-2], q.shape[-1]):
                 return run(q, packed, scale, zero_point)
             return plain(self.pad(q, amounts, grid))
@@ -131,8 +130,7 @@ class NativeKernels(Kernels):
         padded = F.pad(self.integers(q), pad, value=grid.zero_point)
         if q.dim() == 4:
             padded = padded.contiguous(memory_format=torch.channels_last)
-        result: Tensor = self.from_integers(padded, grid)
-        return result
+        return self.from_integers(padded, grid)
 
     def linear(self, packed: object, grid: QParams, out: QParams | None) -> Function:
         """A linear layer with an output grid; engines that can return float override this."""

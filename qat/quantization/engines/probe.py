@@ -15,10 +15,10 @@ of qat must not use: it is refused, with the words to report it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,11 +35,11 @@ _EXACT = 2 * ACTIVATION_HIGH * WEIGHT_HIGH
 class LayerKernels(Protocol):
     """What is probed of an engine: how it binds a layer."""
 
-    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Any: ...
+    def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Callable[..., Tensor]: ...
 
-    def from_integers(self, integers: Tensor, grid: QParams) -> object: ...
+    def from_integers(self, integers: Tensor, grid: QParams) -> Tensor: ...
 
-    def integers(self, q: Any) -> Tensor: ...
+    def integers(self, q: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)

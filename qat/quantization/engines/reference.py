@@ -10,8 +10,6 @@ measurement, every step in float32 after the exact accumulator:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,11 +94,10 @@ class _ReferenceKernels(Kernels):
     def dequantize(self, grid: QParams) -> Function:
         return lambda q: (q - grid.zero_point).mul_(grid.scale)
 
-    def integers(self, q: Any) -> Tensor:
-        value: Tensor = q.to(torch.uint8)
-        return value
+    def integers(self, q: Tensor) -> Tensor:
+        return q.to(torch.uint8)
 
-    def from_integers(self, integers: Tensor, grid: QParams) -> Any:
+    def from_integers(self, integers: Tensor, grid: QParams) -> Tensor:
         return integers.to(torch.float32)
 
     def centred(self, grid: QParams) -> Function:

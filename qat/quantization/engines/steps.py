@@ -19,9 +19,9 @@ from qat.quantization.qparams import QParams
 class Representation(Protocol):
     """How an engine holds integers; its kernel set provides this."""
 
-    def integers(self, q: object) -> Tensor: ...
+    def integers(self, q: Tensor) -> Tensor: ...
 
-    def from_integers(self, integers: Tensor, grid: QParams) -> object: ...
+    def from_integers(self, integers: Tensor, grid: QParams) -> Tensor: ...
 
     def running(self) -> AbstractContextManager[None]: ...
 
@@ -96,5 +96,5 @@ class StepModel(Int8Model):
         return map_leaves(self.program.output, lambda leaf: values[self._slots[leaf.name]] if isinstance(leaf, Ref) else leaf)
 
 
-def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> object:
+def _from_integers(kernels: Representation, grid: QParams, integers: Tensor) -> Tensor:
     return kernels.from_integers(integers, grid)

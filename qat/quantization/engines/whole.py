@@ -42,7 +42,7 @@ class WholeGraphModel(Int8Model):
         self._engine = engine
         self._compiled = engine.compile(program)
 
-    def compute(self, *inputs: Tensor) -> Any:
+    def compute(self, *inputs: Tensor) -> object:
         with torch.inference_mode():
             return self._compiled(*inputs)
 
@@ -78,7 +78,7 @@ class WholeGraphModel(Int8Model):
         return found
 
 
-def _integers(node: Node, value: Any) -> Any:
+def _integers(node: Node, value: Tensor) -> object:
     if node.grid is None:
         return snapshot(value)
     return torch.round(value / node.grid.scale).add_(node.grid.zero_point).clamp_(0, 255).to(torch.uint8)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,5 +31,5 @@ def free_lengths(model: nn.Module) -> Iterator[None]:
             file.pop("len", None)
 
 
-def _first_size(x: Any) -> Any:
+def _first_size(x: Sized) -> int:
     return x.shape[0] if isinstance(x, Tensor) else builtins.len(x)

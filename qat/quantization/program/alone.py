@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from qat.quantization.graph.capture import InputSpec
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
+from qat.quantization.qparams import QParams
 
 
-def alone(program: Int8Program, node: Node, values: Mapping[str, Any]) -> tuple[Int8Program, list[Tensor]] | None:
+def alone(program: Int8Program, node: Node, values: Mapping[str, object]) -> tuple[Int8Program, list[Tensor]] | None:
     """The program of one node, and what to call it with; it takes and returns floats.
 
     Args:
@@ -25,14 +25,14 @@ def alone(program: Int8Program, node: Node, values: Mapping[str, Any]) -> tuple[
     sources = list(dict.fromkeys(leaf.name for leaf in leaves((node.args, *node.kwargs.values())) if isinstance(leaf, Ref)))
     if not all(source in values and isinstance(values[source], Tensor | int | float) for source in sources):
         return None
-    tensors = [source for source in sources if isinstance(values[source], Tensor)]
+    tensors = {source: value for source in sources if isinstance(value := values[source], Tensor)}
     quantized = [
         Node(name=source, op="int8.quantize", args=(Ref(f"in_{source}"),), grid=grids[source])
         for source in tensors
         if source in grids
     ]
 
-    def resolved(leaf: Any) -> object:
+    def resolved(leaf: object) -> object:
         if not isinstance(leaf, Ref):
             return leaf
         if leaf.name not in tensors:
@@ -43,7 +43,7 @@ def alone(program: Int8Program, node: Node, values: Mapping[str, Any]) -> tuple[
     own = Node(name=node.name, op=node.op, args=args, kwargs=kwargs, grid=node.grid, layer=node.layer)
     read = [] if node.grid is None else [Node(name=f"{node.name}_read", op="int8.dequantize", args=(Ref(node.name),))]
     used = {leaf.name for leaf in leaves((node.args, *node.kwargs.values())) if isinstance(leaf, TensorRef)}
-    given = [_float(values[source], grids.get(source)) for source in tensors]
+    given = [_float(value, grids.get(source)) for source, value in tensors.items()]
     named = zip(tensors, given, strict=True)
     single = Int8Program(
         inputs=tuple(InputSpec(name=f"in_{source}", dtype=x.dtype, shape=(None,) * x.dim()) for source, x in named),
@@ -55,5 +55,5 @@ def alone(program: Int8Program, node: Node, values: Mapping[str, Any]) -> tuple[
     return single, given
 
 
-def _float(value: Tensor, grid: Any) -> Tensor:
+def _float(value: Tensor, grid: QParams | None) -> Tensor:
     return value if grid is None else (value.to(torch.float32) - grid.zero_point) * grid.scale

@@ -18,7 +18,7 @@ An `aten.*` op whose input is on a grid keeps it (pooling by maximum, shape ops)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Node:
     name: str
     op: str
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     grid: QParams | None = None
     layer: str = ""
 
@@ -166,7 +166,7 @@ def leaves(value: object) -> Iterator[Any]:
         yield value
 
 
-def map_leaves(value: Any, function: Any) -> Any:
+def map_leaves(value: object, function: Callable[[Any], object]) -> Any:
     """`value` with `function` applied to each leaf; containers keep their kind."""
     if isinstance(value, tuple):
         return tuple(map_leaves(item, function) for item in value)

@@ -74,7 +74,7 @@ def _name(value: object) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _encode(value: Any) -> object:
+def _encode(value: object) -> object:
     if isinstance(value, Ref):
         return {"ref": value.name}
     if isinstance(value, TensorRef):

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 
 from pytorch_lightning import Callback
 
+from qat.environment import look_into_current_folder_
 from qat.errors import ConfigError, near
 
 
@@ -31,6 +32,7 @@ def _build(name: str, entry: object) -> Callback:
         )
     arguments = dict(entry)
     target = arguments.pop("_target_")
+    look_into_current_folder_()
     try:
         kind = resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:

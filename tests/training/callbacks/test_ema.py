@@ -10,9 +10,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from qat.errors import ConfigError
 from qat.quantization.schedule import QATSchedule
 from qat.training.callbacks.checkpoint import load_weights
-from qat.training.callbacks.ema import EMA
+from qat.training.callbacks.ema import EMA, decay_at
 from qat.training.callbacks.quantization import ScheduleCallback
 from tests.trainings import quick_fit, small_module, small_network, small_prepared
 
@@ -32,9 +33,9 @@ def test_weights_end_as_the_average_of_all_steps(tmp_path: Path) -> None:
     network, watch = small_network(), _Watch()
     average = {f"model.{name}": p.detach().clone() for name, p in network.named_parameters()}
     quick_fit(small_module(network), tmp_path, watch, EMA(decay=0.8))
-    for weights in watch.seen:
-        # torch's AveragedModel copies the weights of the first step
-        average = weights if weights is watch.seen[0] else {n: 0.8 * average[n] + 0.2 * weights[n] for n in weights}
+    for step, weights in enumerate(watch.seen):  # torch's AveragedModel copies the weights of the first step
+        d = min(0.8, (1 + step) / (10 + step)) if step else 0.0
+        average = {n: d * average[n] + (1 - d) * weights[n] for n in weights}
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter, average[f"model.{name}"])
         assert not torch.equal(parameter, watch.seen[-1][f"model.{name}"])
@@ -85,3 +86,14 @@ def test_continued_training_gives_the_same_average(stop: int | None, tmp_path: P
     newest = max((tmp_path / "again").glob("*.ckpt"))
     for name, value in load_weights(newest).items():
         torch.testing.assert_close(value, whole.state_dict()[name], msg=f"a baseline has the average, too: {name}")
+
+
+def test_average_of_a_short_training_is_of_its_last_steps() -> None:
+    """With a fixed decay of 0.999 the first weights would count 94 % after 60 steps."""
+    first = 1.0
+    for step in range(1, 60):
+        first *= decay_at(step, 0.999)
+    assert first < 1e-6
+    assert decay_at(10_000, 0.999) == 0.999
+    with pytest.raises(ConfigError, match="decay=1"):
+        EMA(decay=1.0)
