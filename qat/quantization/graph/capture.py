@@ -21,11 +21,12 @@ from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
 from qat.quantization.graph.decompose import decomposed
+from qat.quantization.graph.faithful import check_equal, check_same, other_sizes, probe
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.inline import inline_regions_
 from qat.quantization.graph.lengths import free_lengths
 from qat.quantization.graph.linear import linearize_
-from qat.quantization.graph.nodes import GraphNode, chooses
+from qat.quantization.graph.nodes import GraphNode
 from qat.quantization.graph.normalize import needs_functionalization, normalize_
 from qat.quantization.graph.subpixel import shuffle_transposed_
 
@@ -81,11 +82,13 @@ class Traced:
         model, module, inputs = _plain(model), copy.deepcopy(self.module), self.example_inputs
         with torch.no_grad():
             _take_over_(module, model)
-            _check(model, pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(module(*inputs)))
-            before = _probe(module, inputs)
+            check_same(model, module, inputs)
+            for described, others in other_sizes(inputs, self.inputs):
+                check_same(model, module, others, where=described)
+            before = probe(module, inputs)
             fold_batch_norms_(module)
             shuffle_transposed_(module)
-            _check(model, before, _probe(module, inputs))
+            check_equal(model, before, probe(module, inputs))
         return Captured(module=module, inputs=self.inputs)
 
 
@@ -213,32 +216,3 @@ def _is_plain(structure: Any) -> bool:
     if type(structure) is dict:
         return all(isinstance(k, str) and _is_plain(v) for k, v in structure.items())
     return isinstance(structure, fx.Node)
-
-
-def _probe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What the first choosing op reads, or where there is none the outputs: up to there rounding stays small."""
-    choosing = [n for n in module.graph.nodes if chooses(n)]
-    if not choosing:
-        return pytree.tree_leaves(module(*inputs))
-    values: list[Tensor] = []
-
-    class Probe(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            if n is choosing[0]:
-                values.append(self.fetch_args_kwargs_from_env(n)[0][0])
-            return super().run_node(n)
-
-    Probe(module).run(*inputs)
-    return values
-
-
-def _check(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:
-    """The graph must compute what the model computes, and the same with its batch norms folded, up to rounding."""
-    for e, g in zip(expected, got, strict=True):
-        size = float(e.float().abs().max()) if e.numel() else 0.0
-        error = float((e.float() - g.float()).abs().max()) if e.numel() else 0.0
-        if not error <= 1e-3 * size + 1e-5 and bool(torch.isfinite(e.float()).all()):
-            raise CaptureError(
-                f"the captured graph of {type(model).__name__} differs from the model by {error:.3g} (values up to "
-                f"{size:.3g}). The model is not deterministic in eval mode, or changes itself in forward."
-            )
