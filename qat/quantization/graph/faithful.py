@@ -75,8 +75,8 @@ def check_equal(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tens
         if where is not None:
             raise CaptureError(
                 f"{name} goes another way for {where} than for the example inputs, and a graph has one way only: it differs "
-                f"by {error:.3g} (values up to {size:.3g}). Take what depends on the size out of forward, or give example inputs "
-                "of the kind that it is to serve."
+                f"by {error:.3g} (values up to {size:.3g}). Take what depends on the size out of forward, or give example "
+                "inputs of the kind that it is to serve."
             )
         raise CaptureError(
             f"the captured graph of {name} differs from the model by {error:.3g} (values up to {size:.3g}). The model is not "
