@@ -26,7 +26,7 @@ from qat.quantization.targets import TARGETS, Target, get_target, renamed
 
 def prepare(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor],
     *,
     target: str = "x86",
     observer: str = "histogram",
@@ -39,7 +39,7 @@ def prepare(
     """Capture `model`, fold its batch norms and place fake quantization for `target`; `model` is left alone.
 
     Args:
-        example_inputs: positional inputs, used for their shapes, dtypes and one numeric check.
+        example_inputs: positional inputs (or the only one), used for their shapes, dtypes and one numeric check.
         target: `x86`, `x86_vnni`, `arm` or `any`, see `targets.py`.
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: shell-style patterns over dotted layer names that must stay float.

@@ -60,6 +60,10 @@ class Int8Model(nn.Module, ABC):
         self._check(inputs)
         return map_leaves(self.compute(*inputs), snapshot)  # copied into ordinary tensors, which autograd may save
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copied, and sent to other processes, as the program; it is bound again where it arrives."""
+        return _bound_again, (self.program, self.engine)
+
     def watch(self, *inputs: Tensor, replay: Mapping[str, object] | None = None) -> tuple[Any, dict[str, Any]]:
         """Like forward, and nodes' values by name; integers come as uint8 tensors (tuples of them for a split).
 
@@ -92,6 +96,12 @@ class Int8Model(nn.Module, ABC):
                     f"input {spec.name!r} must be a {spec.dtype} CPU tensor of shape ({shape}), got {x.dtype} of shape "
                     f"{tuple(x.shape)} on {x.device.type}"
                 )
+
+
+def _bound_again(program: Int8Program, engine: str) -> Int8Model:
+    from qat.quantization.engines import lower  # the registry stands above
+
+    return lower(program, engine)
 
 
 def snapshot(value: object) -> object:

@@ -79,7 +79,7 @@ class Traced:
         Raises:
             CaptureError: the graph does not compute what the model computes.
         """
-        model, module, inputs = _plain(model), copy.deepcopy(self.module), self.example_inputs
+        model, module, inputs = _plain(_unwrapped(model)), copy.deepcopy(self.module), self.example_inputs
         with torch.no_grad():
             _take_over_(module, model)
             check_same(model, module, inputs)
@@ -93,26 +93,27 @@ class Traced:
 
 
 def capture(
-    model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
 ) -> Captured:
     """Trace `model` in eval mode into one graph with a free batch size and folded batch norms; see `trace`."""
     return trace(model, example_inputs, dynamic_dims=dynamic_dims).captured(model)
 
 
-def trace(model: nn.Module, example_inputs: Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None) -> Traced:
+def trace(
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
+) -> Traced:
     """Trace `model` in eval mode into one graph with a free batch size.
 
     Args:
         model: any module that takes tensors and returns a tensor or a tuple, list or dict of tensors; left alone.
-        example_inputs: the positional inputs. A batch of 1 is doubled, because a traced size of 1 would be pinned.
+        example_inputs: the positional inputs, or the only one. A batch of 1 is doubled: a traced size of 1 would be pinned.
         dynamic_dims: per input, the dimensions that stay free; the default is dimension 0 of every input.
 
     Raises:
         CaptureError: the model cannot be traced.
     """
-    inputs = tuple(_doubled(x) for x in example_inputs)
-    if not inputs:
-        raise CaptureError("capture needs at least one example input")
+    model = _unwrapped(model)
+    inputs = tuple(_doubled(x) for x in _tensors(example_inputs))
     dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
     module = _export(_plain(model), inputs, dims)
     inline_regions_(module)
@@ -146,6 +147,31 @@ def _take_over_(module: fx.GraphModule, model: nn.Module) -> None:
     for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
         if name in theirs:
             tensor.copy_(theirs[name])
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself inside of torch.compile, DataParallel and DistributedDataParallel."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return _unwrapped(model.module) if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+
+
+def _tensors(example_inputs: object) -> tuple[Tensor, ...]:
+    """The example inputs as a tuple; `CaptureError` for anything but tensors."""
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(given, list | tuple):
+        raise CaptureError(
+            f"example_inputs is a {type(given).__name__}; give a tuple of tensors, one per positional argument of forward"
+        )
+    if not given:
+        raise CaptureError("capture needs at least one example input")
+    for i, x in enumerate(given):
+        if not isinstance(x, Tensor):
+            raise CaptureError(
+                f"example input {i} is a {type(x).__name__}; a captured model takes tensor inputs, one for each argument of "
+                "forward. Wrap it in a small module that makes of tensors what forward wants (numbers, None, tuples)."
+            )
+    return tuple(given)
 
 
 def _doubled(x: Tensor) -> Tensor:

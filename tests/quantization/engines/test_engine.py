@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from typing import Any
 
 import pytest
@@ -153,3 +156,15 @@ def test_float_ops_between_integers_compute_in_float(engine: str) -> None:
     x = torch.tensor([[0.5, -0.25, 1.0, 2.0]])  # on the grid
     got: Tensor = lower(program(), engine)(x)
     torch.testing.assert_close(got, x.softmax(-1))
+
+
+@ENGINE
+def test_model_is_copied_and_sent_to_other_processes_as_its_program(engine: str) -> None:
+    model, x = conv_model(engine), CASES["conv"].inputs(2)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert isinstance(other, Int8Model)
+        assert other.engine == engine
+        assert torch.equal(other(x), model(x))

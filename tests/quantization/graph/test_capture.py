@@ -165,6 +165,27 @@ def test_capture_refuses_an_unknown_output_type() -> None:
         capture(model, (torch.randn(2, 4),))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ((torch.randn(2, 3, 8, 8), 2.0), "example input 1 is a float; a captured model takes tensor inputs"),
+        (((torch.randn(2, 3, 8, 8),) * 2,), "example input 0 is a tuple"),
+        ((torch.randn(2, 3, 8, 8), None), "example input 1 is a NoneType"),
+        ({"x": torch.randn(2, 3, 8, 8)}, "example_inputs is a dict; give a tuple of tensors"),
+    ],
+)
+def test_capture_names_inputs_that_are_no_tensors(inputs: Any, words: str) -> None:
+    with pytest.raises(CaptureError, match=words):
+        capture(ConvNet(), inputs)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_capture_takes_the_only_input_as_it_is_and_wrapped_models(batch: int) -> None:
+    model, x = ConvNet().eval(), torch.randn(batch, 3, 8, 8)
+    for wrapped in (model, torch.compile(model), nn.DataParallel(model)):
+        assert_same(capture(wrapped, x).module(x), model(x))  # type: ignore[arg-type]
+
+
 def test_capture_refuses_no_inputs() -> None:
     with pytest.raises(CaptureError, match="at least one"):
         capture(ConvNet(), ())
