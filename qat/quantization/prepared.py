@@ -13,6 +13,7 @@ from qat.errors import CalibrationError, ConfigError, ConvertError, SchemeError,
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
 from qat.quantization.graph.capture import InputSpec
 from qat.quantization.graph.nodes import GraphNode, rebind_device_, stored_name
+from qat.quantization.pickling import node_records, restore_names_
 from qat.quantization.placement import Placement
 from qat.quantization.qparams import ACTIVATION_LOW, QParams
 from qat.quantization.targets import renamed
@@ -47,6 +48,14 @@ class PreparedModel(nn.Module):
 
     def forward(self, *inputs: Tensor) -> object:
         return self.network(*inputs)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_nodes": node_records(self.network)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        records = state.pop("_nodes")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        restore_names_(self.network, records)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
         """Move to another device or dtype; `arange` and the like, whose device an exported graph pins, move along."""
