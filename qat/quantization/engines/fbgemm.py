@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qat.quantization.engines.exact_float import exact_layer, is_slow
 from qat.quantization.engines.groups import merge_groups
 from qat.quantization.engines.kernels import Function
 from qat.quantization.engines.native import NativeKernels
@@ -18,12 +19,17 @@ class FbgemmKernels(NativeKernels):
 
     quantizes_inside = True
 
+    #: Whether FBGEMM runs every layer; PyTorch's x86 engine gives oneDNN those that FBGEMM is slow at.
+    chooses_itself = True
+
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
-        """Groups that FBGEMM's kernels overrun are merged."""
+        """Groups that FBGEMM's kernels overrun are merged; layers that it has no fast kernel for go by exact float sums."""
         weight, *rest = tensors
         assert weight is not None
         node, weight = merge_groups(node, weight)
-        return super().layer(node, [weight, *rest], grid)
+        slow = node.op != "int8.linear" and self.chooses_itself and is_slow(node, weight)
+        exact = exact_layer(node, [weight, *rest], grid, self) if slow else None
+        return exact or super().layer(node, [weight, *rest], grid)
 
     def unary(self, op: str, grid: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
         """Hardswish has a kernel that reads and writes integers in one pass, with the same result bit for bit."""

@@ -18,6 +18,8 @@ from qat.quantization.qparams import QParams
 
 
 class _X86Kernels(FbgemmKernels):
+    chooses_itself = False
+
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
         if node.op == "int8.linear" and node.grid is None:  # only FBGEMM returns float from a linear layer
             weight, scale, bias = tensors
