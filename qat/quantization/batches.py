@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from qat.errors import CalibrationError
-from qat.quantization.graph.capture import InputSpec
+from qat.errors import CalibrationError, InputError
+from qat.quantization.graph.calls import InputSpec, fitted, named_leaves
 
 
 def inputs_of(batch: object, specs: Sequence[InputSpec]) -> tuple[Tensor, ...]:
@@ -28,26 +28,30 @@ def inputs_of(batch: object, specs: Sequence[InputSpec]) -> tuple[Tensor, ...]:
             f"the batch is {_shown(batch)}, and the model takes {wanted}. Give a tensor, a list or tuple that begins with the "
             "inputs, or a dict that has them by name."
         )
-    for spec, tensor in zip(specs, found, strict=True):
-        same = tensor.dim() == len(spec.shape) and tensor.dtype.is_floating_point == spec.dtype.is_floating_point
-        if not same or any(n is not None and n != m for n, m in zip(spec.shape, tensor.shape, strict=True)):
-            raise CalibrationError(f"the batch has {_shown(tensor)} where the model takes {_described(spec)}")
-    return found
+    try:
+        return tuple(fitted(tensor, spec) for tensor, spec in zip(found, specs, strict=True))
+    except InputError as error:
+        raise CalibrationError(f"a batch does not fit: {error}") from None
 
 
-def _found(batch: object, specs: Sequence[InputSpec]) -> tuple[Tensor, ...] | None:
-    if isinstance(batch, Tensor):
-        return (batch,) if len(specs) == 1 else None
+def _found(batch: object, specs: Sequence[InputSpec]) -> list[Tensor] | None:
+    tensors = {name: leaf for name, leaf in named_leaves("", batch) if isinstance(leaf, Tensor)}
     if isinstance(batch, Mapping):
-        values = [batch.get(spec.name) for spec in specs]
-    elif isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
-        if not isinstance(batch[0], Tensor):
-            return _found(batch[0], specs)
-        values = list(batch[: len(specs)])
-    else:
-        return None
-    tensors = tuple(value for value in values if isinstance(value, Tensor))
-    return tensors if len(tensors) == len(specs) else None
+        return _by_name(tensors, [spec.name for spec in specs])
+    if isinstance(batch, list | tuple) and batch and not isinstance(batch[0], Tensor):
+        found = _found(batch[0], specs)
+        if found is not None:
+            return found
+    return list(tensors.values())[: len(specs)] if len(tensors) >= len(specs) else None
+
+
+def _by_name(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor] | None:
+    """Inputs by their names, or without the name of the one argument that all of them are in."""
+    parts = names[0].split("_")
+    for prefix in ("_".join([*parts[:i], ""]) for i in range(len(parts))):
+        if all(name.startswith(prefix) and name.removeprefix(prefix) in tensors for name in names):
+            return [tensors[name.removeprefix(prefix)] for name in names]
+    return None
 
 
 def _described(spec: InputSpec) -> str:

@@ -14,7 +14,16 @@ from torch import Tensor, fx
 
 from qat.errors import ConvertError
 from qat.quantization.fake_quantize import StoredFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, argument, constants, fx_value, layer_name, ordered_kwargs, stored_name
+from qat.quantization.graph.nodes import (
+    GraphNode,
+    argument,
+    constants,
+    fx_value,
+    layer_name,
+    ordered_kwargs,
+    quantized_tensor,
+    stored_name,
+)
 from qat.quantization.kernel_table import Kernel, Role
 from qat.quantization.placement import inputs_on_grid
 from qat.quantization.prepared import PreparedModel
@@ -67,7 +76,7 @@ class Builder:
         if node.op == "placeholder":
             self.floats[node.name] = Ref(node.name)
         elif node.op == "output":
-            self.output = _map_nodes(node.args[0], self._float)
+            self.output = plain(_map_nodes(node.args[0], self._result))
         elif node.op == "call_module":
             self._visit_fake_quantize(node)
         elif node.name in self.fixed:
@@ -95,7 +104,7 @@ class Builder:
 
     def _visit_fake_quantize(self, node: GraphNode) -> None:
         """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
-        source = node.args[0]
+        source = quantized_tensor(node)
         module = self.network.get_submodule(str(node.target))
         if isinstance(module, StoredFakeQuantize):
             if module.behind_lookup:  # the kernel looks the rounded row up
@@ -189,6 +198,13 @@ class Builder:
         args, kwargs = _map_nodes((node.args, node.kwargs), lambda n: self.values[n.name])
         kwargs = {k: torch.device("cpu") if isinstance(v, torch.device) else v for k, v in kwargs.items()}
         return node.target(*args, **kwargs)
+
+    def _result(self, node: GraphNode) -> object:
+        """A value that the model returns; a stored tensor comes out of a node like all others."""
+        value = self._float(node)
+        if isinstance(value, TensorRef):
+            return self._emit(f"{node.name}_constant", "aten.clone.default", (value,), node=node)
+        return value
 
     # --- values --------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qat.errors import ConfigError, ConvertError, near
 from qat.quantization.convertible import check_convertible
-from qat.quantization.graph.capture import Captured, Traced, trace
+from qat.quantization.graph.capture import Captured, DynamicDims, ExampleInputs, Traced, trace
 from qat.quantization.graph.nodes import GraphNode, argument, constant_value, layer_name
 from qat.quantization.kernel_table import Kernel, Role
 from qat.quantization.layouts import Layout, frame_of
@@ -26,20 +26,21 @@ from qat.quantization.targets import TARGETS, Target, get_target, renamed
 
 def prepare(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: ExampleInputs,
     *,
     target: str = "x86",
     observer: str = "histogram",
     keep_float: Sequence[str] = (),
     qconfig: QConfigs | None = None,
-    dynamic_dims: Sequence[Sequence[int]] | None = None,
+    dynamic_dims: DynamicDims | None = None,
     traced: Traced | None = None,
     backend: str | None = None,
 ) -> PreparedModel:
     """Capture `model`, fold its batch norms and place fake quantization for `target`; `model` is left alone.
 
     Args:
-        example_inputs: positional inputs (or the only one), used for their shapes, dtypes and one numeric check.
+        example_inputs: a tuple of positional arguments, a dict of keyword arguments, or the only input; used for their shapes,
+            dtypes and numeric checks. See `trace`.
         target: `x86`, `x86_vnni`, `arm` or `any`, see `targets.py`.
         observer: `moving_average`, `minmax` or `histogram`.
         keep_float: shell-style patterns over dotted layer names that must stay float.
@@ -73,6 +74,7 @@ def prepare(
         placement=placement,
         target=target,
         scheme=_scheme(target, observer, placement, qconfig),
+        form=captured.form,
     )
     check_convertible(prepared)
     return prepared
@@ -90,14 +92,15 @@ def insert_fake_quantize_(
             sharers = _sharers(node, network, placement.kernels, target)
             module = choose(layer_name(node)).weight(bounded_layouts(node, network, target))
             _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", module, sharers)
+        tensor = node
         if kernel is not None and kernel.role is Role.LOOKUP:
             table = choose(layer_name(node)).table()
-            _insert_(network, node, f"weight_fake_quantize.{node.name}", table, set(node.users))
+            tensor = _insert_(network, node, f"weight_fake_quantize.{node.name}", table, set(node.users))
         if node.name in placement.grids:
-            users = set(node.users)
+            users = set(tensor.users)
             if node.name not in placement.integers:  # a float tensor: only the integer kernels see the rounded one
                 users = {user for user in users if user.name in placement.kernels}
-            _insert_(network, node, f"fake_quantize.{node.name}", choose(layer_name(node)).activation(), users)
+            _insert_(network, tensor, f"fake_quantize.{node.name}", choose(layer_name(node)).activation(), users)
     graph.lint()
     network.recompile()
 
@@ -125,12 +128,14 @@ def bounded_layouts(node: GraphNode, network: nn.Module, target: Target) -> tupl
     return target.layouts(op, weight, groups, frame)
 
 
-def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> None:
+def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> GraphNode:
+    """Put a module behind a tensor, for these users of it; the node that calls it."""
     network.add_submodule(name, module)
     with network.graph.inserting_after(tensor):
         call = network.graph.call_module(name, (tensor,))
     call.meta = {key: tensor.meta[key] for key in ("val", "nn_module_stack") if key in tensor.meta}
     tensor.replace_all_uses_with(call, delete_user_cb=lambda user: user in users)
+    return call
 
 
 def _scheme(target: str, observer: str, placement: Placement, qconfig: QConfigs | None) -> dict[str, object]:

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from qat.errors import CalibrationError, ConfigError, ConvertError, SchemeError, near
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
-from qat.quantization.graph.capture import InputSpec
-from qat.quantization.graph.nodes import GraphNode, rebind_device_, stored_name
+from qat.quantization.graph.calls import InputSpec, flat_inputs
+from qat.quantization.graph.forms import LEAF, Form, dressed
+from qat.quantization.graph.nodes import GraphNode, quantized_tensor, rebind_device_, stored_name
 from qat.quantization.pickling import node_records, restore_names_
 from qat.quantization.placement import Placement
 from qat.quantization.qparams import ACTIVATION_LOW, QParams
@@ -28,6 +29,7 @@ class PreparedModel(nn.Module):
         placement: what runs as integers after `convert`.
         target: name of what it is made for, see `targets.py`.
         scheme: everything that decides where and how the model is quantized; a checkpoint only loads into the same one.
+        form: the types in which the model returns its tensors.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class PreparedModel(nn.Module):
         placement: Placement,
         target: str,
         scheme: dict[str, object],
+        form: Form = LEAF,
     ) -> None:
         super().__init__()
         self.network = network
@@ -45,9 +48,16 @@ class PreparedModel(nn.Module):
         self.placement = placement
         self.target = target
         self.scheme = scheme
+        self.form = form
 
-    def forward(self, *inputs: Tensor) -> object:
-        return self.network(*inputs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Called as the model is: positional or keyword arguments, nested as in the example; numbers are part of the graph.
+
+        Raises:
+            InputError: inputs that the graph does not take, or of a size that was not declared free.
+        """
+        output = self.network(*flat_inputs(args, kwargs, self.inputs))
+        return output if self.form.is_plain else dressed(output, self.form)
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_nodes": node_records(self.network)}
@@ -67,7 +77,7 @@ class PreparedModel(nn.Module):
         """Every activation's fake quantization with the name of the tensor it stands behind."""
         for node, module in self._calls():
             if isinstance(module, ActivationFakeQuantize):
-                yield node.args[0].name, module
+                yield quantized_tensor(node).name, module
 
     def grids(self) -> dict[str, QParams]:
         """The grid of every activation by the name of its tensor.

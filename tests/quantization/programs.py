@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qat.quantization.engines import lower
 from qat.quantization.engines.steps import StepModel
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.layouts import Framed, Layout
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams, short_scale

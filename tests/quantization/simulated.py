@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.fake_quantize import FakeQuantize
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.program import Int8Program, Node, Ref, leaves
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from qat.errors import CalibrationError, ConfigError
 from qat.quantization.batches import inputs_of
 from qat.quantization.calibrate import calibrate
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.prepare import prepare
 
 IMAGES = InputSpec(name="x", dtype=torch.float32, shape=(None, 3, 8, 8))
@@ -22,6 +22,11 @@ MASK = InputSpec(name="attention_mask", dtype=torch.int64, shape=(None, None))
 
 X, Y = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
 A, B = torch.ones(4, 7, dtype=torch.int64), torch.zeros(4, 7, dtype=torch.int64)
+
+
+def _inside(name: str) -> InputSpec:
+    return InputSpec(name=name, dtype=torch.int64, shape=(None, None))
+
 
 TAKEN: dict[str, tuple[Any, list[InputSpec], list[Tensor]]] = {
     "tensor": (X, [IMAGES], [X]),
@@ -34,6 +39,8 @@ TAKEN: dict[str, tuple[Any, list[InputSpec], list[Tensor]]] = {
     "dict in another order": ({"labels": Y, "attention_mask": B, "input_ids": A}, [IDS, MASK], [A, B]),
     "ordered dict, then labels": ((OrderedDict(input_ids=A, attention_mask=B), Y), [IDS, MASK], [A, B]),
     "two inputs and labels in a row": ([A, B, Y], [IDS, MASK], [A, B]),
+    "an argument that is a dict": (({"b": B, "a": A}, Y), [_inside("batch_a"), _inside("batch_b")], [A, B]),
+    "a tuple of inputs, one more, and labels": (((A, B), X, Y), [_inside("pair_0"), _inside("pair_1"), IMAGES], [A, B, X]),
 }
 
 
@@ -62,9 +69,9 @@ def test_inputs_are_found_in_a_batch(name: str) -> None:
         ([], [IMAGES], "a list of nothing"),
         ("x", [IMAGES], "a str, and the model"),
         (None, [IMAGES], "a NoneType"),
-        ([Y, X], [IMAGES], r"a int64 tensor of shape \(4,\) where the model takes x: float32"),
-        (torch.randn(4, 3, 9, 9), [IMAGES], r"shape \(4, 3, 9, 9\) where"),
-        ((A.float(), B), [IDS, MASK], "a float32 tensor .* where the model takes input_ids: int64"),
+        ([Y, X], [IMAGES], r"input 'x' must be a torch.float32 tensor .* got torch.int64 of shape \(4,\)"),
+        (torch.randn(4, 3, 9, 9), [IMAGES], r"got torch.float32 of shape \(4, 3, 9, 9\)"),
+        ((A.float(), B), [IDS, MASK], "input 'input_ids' must be a torch.int64 tensor .* got torch.float32"),
     ],
 )
 def test_batch_without_the_inputs_is_refused_in_words(batch: object, specs: list[InputSpec], words: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from qat.quantization.engines import lower
 from qat.quantization.fake_quantize import ActivationFakeQuantize
-from qat.quantization.graph.nodes import chooses
+from qat.quantization.graph.nodes import chooses, quantized_tensor
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.program.program import Int8Program
@@ -111,8 +111,7 @@ class _Simulation(fx.Interpreter):
         value = super().run_node(n)
         if n.op != "call_module" or not isinstance(self.module.get_submodule(str(n.target)), ActivationFakeQuantize):
             return value
-        source = n.args[0]
-        assert isinstance(source, fx.Node)
+        source = quantized_tensor(n)
         self.seen[source.name] = value
         if self.expected is not None:
             name = next(name for name in self._candidates(source.name) if name in self.expected)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from qat.errors import InputError
+from qat.quantization.graph.calls import flat_inputs
 from qat.quantization.program.program import Int8Program, map_leaves
 from qat.quantization.targets import Target
 
@@ -51,13 +53,13 @@ class Int8Model(nn.Module, ABC):
         self.program = program
         self.engine = engine
 
-    def forward(self, *inputs: Tensor) -> object:
-        """Float inputs as the program's specs say; float outputs in the structure of the captured model.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Called as the captured model is, see `calls.py`; it returns what the model returns, in tuples, lists and dicts.
 
         Raises:
-            InputError: wrong number, dtype or shape of inputs.
+            InputError: wrong number, names, dtype or shape of inputs.
         """
-        self._check(inputs)
+        inputs = self._fitted(args, kwargs)
         return map_leaves(self.compute(*inputs), snapshot)  # copied into ordinary tensors, which autograd may save
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -71,8 +73,7 @@ class Int8Model(nn.Module, ABC):
             replay: values of another engine's `watch`. Every node then computes from those instead of from what this
                 engine made of the nodes before it: one layer at a time, each given the same input.
         """
-        self._check(inputs)
-        return self.look(inputs, replay)
+        return self.look(self._fitted(inputs), replay)
 
     @abstractmethod
     def compute(self, *inputs: Tensor) -> object:
@@ -82,20 +83,14 @@ class Int8Model(nn.Module, ABC):
     def look(self, inputs: Sequence[Tensor], replay: Mapping[str, object] | None) -> tuple[object, dict[str, object]]:
         """See `watch`; the inputs fit."""
 
-    def _check(self, inputs: Sequence[object]) -> None:
-        specs = self.program.inputs
-        if len(inputs) != len(specs):
-            raise InputError(f"the model takes {len(specs)} inputs ({', '.join(s.name for s in specs)}), got {len(inputs)}")
-        for x, spec in zip(inputs, specs, strict=True):
-            if not isinstance(x, Tensor):
-                raise InputError(f"input {spec.name!r} must be a tensor, got {type(x).__name__}")
-            fits = x.dim() == len(spec.shape) and all(n in (None, m) for n, m in zip(spec.shape, x.shape, strict=True))
-            if not fits or x.dtype != spec.dtype or (x.device.type != "cpu" and self.engine != "reference"):
-                shape = ", ".join("any" if n is None else str(n) for n in spec.shape)
+    def _fitted(self, args: Sequence[object], kwargs: Mapping[str, object] = MappingProxyType({})) -> tuple[Tensor, ...]:
+        inputs = flat_inputs(args, kwargs, self.program.inputs)
+        for x, spec in zip(inputs, self.program.inputs, strict=True):
+            if x.device.type != "cpu" and self.engine != "reference":
                 raise InputError(
-                    f"input {spec.name!r} must be a {spec.dtype} CPU tensor of shape ({shape}), got {x.dtype} of shape "
-                    f"{tuple(x.shape)} on {x.device.type}"
+                    f"input {spec.name!r} must be a CPU tensor for engine {self.engine!r}, got one on {x.device.type}"
                 )
+        return inputs
 
 
 def _bound_again(program: Int8Program, engine: str) -> Int8Model:

@@ -35,10 +35,10 @@ def bind_steps(program: Int8Program, kernels: Kernels, *, engine: str) -> StepMo
         function, runtime = together or _bind(node, args, kernels, program, grids, scratch.get(node.name, set()))
         function = overwriting(node, function, own)
         bound.append((node, function, runtime))
-    bound = _alive(bound, {leaf.name for leaf in leaves(program.output)})
+    bound = _alive(bound, program.results())
     for node, _, _ in bound:
         slots[node.name] = len(slots)
-    steps = _steps(bound, slots, {leaf.name for leaf in leaves(program.output)})
+    steps = _steps(bound, slots, program.results())
     return StepModel(original, kernels, engine=engine, steps=steps, slots=slots)
 
 

@@ -123,7 +123,7 @@ class NativeKernels(Kernels):
         shifted = (weight.to(torch.int16) + 128).to(torch.uint8)
         table = torch._make_per_channel_quantized_tensor(shifted, scale, torch.full(scale.shape, 128.0), 0)
         packed = torch.ops.quantized.embedding_bag_prepack(table)
-        return lambda indices: torch.ops.quantized.embedding_byte(packed, indices)
+        return lambda indices: torch.ops.quantized.embedding_byte(packed, indices.contiguous())
 
     def pad(self, q: Tensor, pad: list[int], grid: QParams) -> Tensor:
         """Zero padding by copying integers into a frame of zero points; no kernel for it exists."""

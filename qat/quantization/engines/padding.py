@@ -54,8 +54,8 @@ def padded_layers(program: Int8Program) -> dict[str, Node]:
         for leaf in leaves((node.args, tuple(node.kwargs.values()))):
             if isinstance(leaf, Ref):
                 readers[leaf.name] = readers.get(leaf.name, 0) + 1
-    for leaf in leaves(program.output):
-        readers[leaf.name] = readers.get(leaf.name, 0) + 1
+    for name in program.results():
+        readers[name] = readers.get(name, 0) + 1
     pads = {n.name: n for n in program.nodes if n.op == "aten.pad.default" and n.grid is not None and readers.get(n.name) == 1}
     return {
         node.name: pads[node.args[0].name]

@@ -32,7 +32,7 @@ _FRESH = frozenset({*LAYER_OPS, *TABLE_OPS, *_OVERWRITING, "aten.add.Tensor", "a
 def chain_scratch(program: Int8Program) -> dict[str, set[str]]:
     """Per node, the float results of chain ops that it is the last to read and may overwrite."""
     last = {leaf.name: node.name for node in program.nodes for leaf in leaves(node.args) if isinstance(leaf, Ref)}
-    kept = {leaf.name for leaf in leaves(program.output)}
+    kept = program.results()
     found: dict[str, set[str]] = {}
     for node in program.nodes:
         if node.op in CHAIN_OPS and node.grid is None and node.name not in kept and node.name in last:
@@ -47,7 +47,7 @@ def read_once(program: Int8Program) -> set[str]:
         for leaf in leaves((node.args, tuple(node.kwargs.values()))):
             if isinstance(leaf, Ref):
                 readers[leaf.name] = readers.get(leaf.name, 0) + 1
-    kept = {leaf.name for leaf in leaves(program.output)}
+    kept = program.results()
     fresh = {node.name for node in program.nodes if node.op in _FRESH and node.grid is None}
     return {name for name in fresh - kept if readers.get(name) == 1}
 

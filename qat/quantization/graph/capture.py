@@ -11,33 +11,31 @@ import copy
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
+from qat.quantization.graph.calls import Call, Called, InputSpec, Plain, batches_of_two, free_batch, parsed
 from qat.quantization.graph.decompose import decomposed
 from qat.quantization.graph.faithful import check_equal, check_same, other_sizes, probe
 from qat.quantization.graph.fold import fold_batch_norms_
+from qat.quantization.graph.forms import Form, form_of, known_outputs, plain
 from qat.quantization.graph.inline import inline_regions_
 from qat.quantization.graph.lengths import free_lengths
 from qat.quantization.graph.linear import linearize_
-from qat.quantization.graph.nodes import GraphNode
 from qat.quantization.graph.normalize import needs_functionalization, normalize_
+from qat.quantization.graph.plain import plain_copy
 from qat.quantization.graph.subpixel import shuffle_transposed_
 
+#: What a model is called with, as users write it: see `trace`.
+ExampleInputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
-@dataclass(frozen=True, kw_only=True)
-class InputSpec:
-    """One tensor input of a captured graph. A dimension of None is free (batch, length)."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int | None, ...]
+DynamicDims: TypeAlias = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,13 @@ class Captured:
     Args:
         module: a `GraphModule` of plain ATen ops; parameters keep the names they had in the model; `train()` and
             `eval()` make no difference to what it computes.
-        inputs: one spec per positional input.
+        inputs: one spec per tensor that it takes.
+        form: the types in which the model returns what the graph returns in plain ones.
     """
 
     module: fx.GraphModule
     inputs: tuple[InputSpec, ...]
+    form: Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,16 @@ class Traced:
 
     Args:
         module: the graph with the weights at the time of tracing.
+        call: how the model takes the tensors.
         example_inputs: for the numeric checks.
-        inputs: see `Captured`.
+        inputs, form: see `Captured`.
     """
 
     module: fx.GraphModule
+    call: Call
     example_inputs: tuple[Tensor, ...]
     inputs: tuple[InputSpec, ...]
+    form: Form
 
     def captured(self, model: nn.Module) -> Captured:
         """The graph with the weights that `model` has now, batch norms folded.
@@ -79,66 +82,57 @@ class Traced:
         Raises:
             CaptureError: the graph does not compute what the model computes.
         """
-        model, module, inputs = _plain(_unwrapped(model)), copy.deepcopy(self.module), self.example_inputs
+        called, module, inputs = Called(plain_copy(model), self.call), copy.deepcopy(self.module), self.example_inputs
         with torch.no_grad():
-            _take_over_(module, model)
-            check_same(model, module, inputs)
+            _take_over_(module, called.model)
+            check_same(called, module, inputs)
             for described, others in other_sizes(inputs, self.inputs):
-                check_same(model, module, others, where=described)
+                check_same(called, module, others, where=described)
             before = probe(module, inputs)
             fold_batch_norms_(module)
             shuffle_transposed_(module)
-            check_equal(model, before, probe(module, inputs))
-        return Captured(module=module, inputs=self.inputs)
+            check_equal(called.name, before, probe(module, inputs))
+        return Captured(module=module, inputs=self.inputs, form=self.form)
 
 
-def capture(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
-) -> Captured:
+def capture(model: nn.Module, example_inputs: ExampleInputs, *, dynamic_dims: DynamicDims | None = None) -> Captured:
     """Trace `model` in eval mode into one graph with a free batch size and folded batch norms; see `trace`."""
     return trace(model, example_inputs, dynamic_dims=dynamic_dims).captured(model)
 
 
-def trace(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, dynamic_dims: Sequence[Sequence[int]] | None = None
-) -> Traced:
-    """Trace `model` in eval mode into one graph with a free batch size.
+def trace(model: nn.Module, example_inputs: ExampleInputs, *, dynamic_dims: DynamicDims | None = None) -> Traced:
+    """Trace `model` in eval mode and float32 into one graph with a free batch size.
 
     Args:
-        model: any module that takes tensors and returns a tensor or a tuple, list or dict of tensors; left alone.
-        example_inputs: the positional inputs, or the only one. A batch of 1 is doubled: a traced size of 1 would be pinned.
-        dynamic_dims: per input, the dimensions that stay free; the default is dimension 0 of every input.
+        model: any module that takes tensors and returns a tensor, or tensors in tuples, lists, dicts, named tuples or
+            dataclasses; left alone.
+        example_inputs: the only input, a tuple of positional arguments or a dict of keyword arguments; tensors may be nested,
+            numbers and None become part of the graph. A batch of 1 is doubled: a traced size of 1 would be pinned.
+        dynamic_dims: per tensor, the dimensions that stay free; the default is dimension 0 of every one that has a batch.
 
     Raises:
         CaptureError: the model cannot be traced.
     """
-    model = _unwrapped(model)
-    inputs = tuple(_doubled(x) for x in _tensors(example_inputs))
-    dims: list[tuple[int, ...]] = [(0,)] * len(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
-    module = _export(_plain(model), inputs, dims)
+    call, tensors = parsed(example_inputs)
+    inputs = batches_of_two(tuple(x.to(torch.float32) if x.dtype.is_floating_point else x for x in tensors))
+    dims = free_batch(inputs) if dynamic_dims is None else [tuple(d) for d in dynamic_dims]
+    if len(dims) != len(inputs):
+        raise CaptureError(f"dynamic_dims has {len(dims)} entries for {len(inputs)} input tensors; give one each, () for none")
+    module, form = _export(plain_copy(model), call, inputs, dims)
     inline_regions_(module)
     normalize_(module)
     linearize_(module)
     placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     return Traced(
         module=module,
+        call=call,
         example_inputs=inputs,
         inputs=tuple(
             InputSpec(name=name, dtype=x.dtype, shape=tuple(None if i in free else n for i, n in enumerate(x.shape)))
             for name, x, free in zip(placeholders, inputs, dims, strict=True)
         ),
+        form=form,
     )
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """A copy in eval mode and one memory layout: trained weights may have another, and the graph must not depend on it.
-
-    Hooks that compute a weight before every call (pruning masks, weight norm of old) leave it behind as an attribute with a
-    history, which cannot be copied; the next call computes it anew.
-    """
-    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
-    computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
-    return copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
 
 
 def _take_over_(module: fx.GraphModule, model: nn.Module) -> None:
@@ -149,53 +143,38 @@ def _take_over_(module: fx.GraphModule, model: nn.Module) -> None:
             tensor.copy_(theirs[name])
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself inside of torch.compile, DataParallel and DistributedDataParallel."""
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-        model = inner
-    return _unwrapped(model.module) if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
-
-
-def _tensors(example_inputs: object) -> tuple[Tensor, ...]:
-    """The example inputs as a tuple; `CaptureError` for anything but tensors."""
-    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(given, list | tuple):
-        raise CaptureError(
-            f"example_inputs is a {type(given).__name__}; give a tuple of tensors, one per positional argument of forward"
-        )
-    if not given:
-        raise CaptureError("capture needs at least one example input")
-    for i, x in enumerate(given):
-        if not isinstance(x, Tensor):
-            raise CaptureError(
-                f"example input {i} is a {type(x).__name__}; a captured model takes tensor inputs, one for each argument of "
-                "forward. Wrap it in a small module that makes of tensors what forward wants (numbers, None, tuples)."
-            )
-    return tuple(given)
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return torch.cat([x, x]) if x.dim() > 0 and x.shape[0] == 1 else x
-
-
-def _export(model: nn.Module, inputs: tuple[Tensor, ...], dims: list[tuple[int, ...]]) -> fx.GraphModule:
-    shapes = tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in dims)
+def _export(
+    model: nn.Module, call: Call, inputs: tuple[Tensor, ...], dims: list[tuple[int, ...]]
+) -> tuple[fx.GraphModule, Form]:
+    args, kwargs = call.arguments(inputs)
+    shapes = _dynamic_shapes(model, *call.arguments([dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in dims]))
     try:
-        with warnings.catch_warnings(), torch.no_grad(), free_lengths(model):
-            warnings.simplefilter("ignore")
-            program = torch.export.export(model, inputs, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
+        with warnings.catch_warnings(action="ignore"), known_outputs(model, args, kwargs), torch.no_grad(), free_lengths(model):
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
             if needs_functionalization(program.graph):
                 program = program.run_decompositions({})
-            exported = decomposed(program).module(check_guards=False)
+            return _flatten(decomposed(program).module(check_guards=False), program.call_spec.out_spec)
+    except CaptureError:
+        raise
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
-    return _flatten(exported, program.call_spec.out_spec)
 
 
-def _variadic(model: nn.Module) -> bool:
-    """Whether `forward` takes its inputs as `*inputs`, which torch.export describes as one."""
-    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
-    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What is free of each argument of `forward`, in the structure of the arguments; numbers have nothing to be free."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CaptureError(f"{type(model).__name__}.forward cannot be called with these example inputs: {error}") from None
+
+    def free(value: Any) -> Any:
+        if isinstance(value, dict) and all(size is torch.export.Dim.DYNAMIC for size in value.values()):
+            return value
+        if isinstance(value, dict):
+            return {key: free(item) for key, item in value.items()}
+        return type(value)(map(free, value)) if isinstance(value, list | tuple) else None
+
+    return {name: free(value) for name, value in bound.items()}
 
 
 def _explain(model: nn.Module, error: Exception) -> str:
@@ -220,25 +199,22 @@ def _frames(error: BaseException) -> list[tuple[str, str, str, str]]:
     return [f for f in frames if "/torch/" not in f[0].replace("\\", "/") and "/qat/quantization/" not in f[0]]
 
 
-def _flatten(exported: Any, out_spec: pytree.TreeSpec) -> fx.GraphModule:
-    """A `GraphModule` with flat positional inputs whose output node holds the model's own structure."""
+def _flatten(exported: Any, out_spec: pytree.TreeSpec) -> tuple[fx.GraphModule, Form]:
+    """A `GraphModule` that takes tensors in a row, its output node in plain structures, and the form of the model's own."""
     graph = fx.Graph()
-    copied: dict[GraphNode, GraphNode] = {}
-    result = graph.graph_copy(exported.graph, copied)
+    result = graph.graph_copy(exported.graph, {})
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor):  # a number or None of the example
+            node.replace_all_uses_with(node.meta.get("val"))
+            graph.erase_node(node)
     flat = [result] if isinstance(result, fx.Node) else list(result)  # type: ignore[arg-type]
     structure = pytree.tree_unflatten(flat, out_spec)
-    if not _is_plain(structure):
-        raise CaptureError(
-            f"the model returns {out_spec.type.__name__}; a captured model returns a tensor, or a tuple, list or dict of "
-            "tensors. Wrap it in a small module that returns the fields you need as a tuple."
-        )
+    form, structure = form_of(structure), plain(structure)
+    for leaf in pytree.tree_leaves(structure):
+        if not isinstance(leaf, (fx.Node, *Plain)):
+            raise CaptureError(
+                f"the model returns a {type(leaf).__name__}; a captured model returns tensors in tuples, lists, dicts, named "
+                "tuples or dataclasses, beside numbers and None. Wrap it in a small module that returns the fields you need."
+            )
     graph.output(structure)
-    return fx.GraphModule(exported, graph)
-
-
-def _is_plain(structure: Any) -> bool:
-    if type(structure) in (tuple, list):
-        return all(_is_plain(item) for item in structure)
-    if type(structure) is dict:
-        return all(isinstance(k, str) and _is_plain(v) for k, v in structure.items())
-    return isinstance(structure, fx.Node)
+    return fx.GraphModule(exported, graph), form

@@ -10,6 +10,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
+from qat.quantization.graph.calls import Called
+from qat.quantization.graph.forms import plain
 from qat.quantization.graph.nodes import chooses
 
 
@@ -25,8 +27,9 @@ def other_sizes(inputs: Sequence[Tensor], specs: Sequence[Sized]) -> Iterator[tu
 
     A model may ask for its sizes and go another way for some of them, which the graph does not know.
     """
-    if all(spec.shape and spec.shape[0] is None for spec in specs):
-        yield "a batch of 1", tuple(x[:1] for x in inputs)
+    if any(spec.shape and spec.shape[0] is None for spec in specs):
+        batched = [bool(spec.shape) and spec.shape[0] is None for spec in specs]
+        yield "a batch of 1", tuple(x[:1] if is_free else x for x, is_free in zip(inputs, batched, strict=True))
     for dim in sorted({d for spec in specs for d, size in enumerate(spec.shape) if d > 0 and size is None}):
         free = [dim < len(spec.shape) and spec.shape[dim] is None for spec in specs]
         sizes = {x.shape[dim] for x, is_free in zip(inputs, free, strict=True) if is_free}
@@ -35,7 +38,7 @@ def other_sizes(inputs: Sequence[Tensor], specs: Sequence[Sized]) -> Iterator[tu
             yield f"a length of {size - 1} in dimension {dim}", cut
 
 
-def check_same(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor], *, where: str | None = None) -> None:
+def check_same(model: Called, graph: nn.Module, inputs: Sequence[Tensor], *, where: str | None = None) -> None:
     """The graph must compute what the model computes.
 
     Args:
@@ -45,21 +48,27 @@ def check_same(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor], *, 
         CaptureError: it does not.
     """
     try:
-        expected = pytree.tree_leaves(model(*inputs))
+        expected = _tensors(model(*inputs))
     except Exception:  # a model's own code raises anything
         if where is None:
             raise
         return
     try:
-        got = pytree.tree_leaves(graph(*inputs))
+        got = _tensors(graph(*inputs))
     except RuntimeError as error:
         raise CaptureError(
-            f"the captured graph of {type(model).__name__} cannot take {where}, the model can: {error}"
+            f"the captured graph of {model.name} cannot take {where or 'the example inputs'}, the model can: {error}"
         ) from error
-    check_equal(model, expected, got, where=where)
+    if len(expected) != len(got):
+        raise CaptureError(f"{model.name} returns {len(expected)} tensors for {where}, and {len(got)} for the example inputs")
+    check_equal(model.name, expected, got, where=where)
 
 
-def check_equal(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tensor], *, where: str | None = None) -> None:
+def _tensors(output: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(plain(output)) if isinstance(leaf, Tensor)]
+
+
+def check_equal(name: str, expected: Sequence[Tensor], got: Sequence[Tensor], *, where: str | None = None) -> None:
     """Equal up to rounding.
 
     Raises:
@@ -71,7 +80,6 @@ def check_equal(model: nn.Module, expected: Sequence[Tensor], got: Sequence[Tens
         error = float((e.float() - g.float()).abs().max()) if e.numel() and same else 0.0
         if same and (error <= 1e-3 * size + 1e-5 or not bool(torch.isfinite(e.float()).all())):
             continue
-        name = type(model).__name__
         if where is not None:
             raise CaptureError(
                 f"{name} goes another way for {where} than for the example inputs, and a graph has one way only: it differs "
@@ -88,7 +96,7 @@ def probe(module: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What the first choosing op reads, or where there is none the outputs: up to there rounding stays small."""
     choosing = [n for n in module.graph.nodes if chooses(n)]
     if not choosing:
-        return pytree.tree_leaves(module(*inputs))
+        return _tensors(module(*inputs))
     values: list[Tensor] = []
 
     class Probe(fx.Interpreter):

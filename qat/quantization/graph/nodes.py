@@ -77,6 +77,12 @@ def stored_name(node: GraphNode) -> str:
     return str(node.target if node.op == "get_attr" else node.name)
 
 
+def quantized_tensor(call: GraphNode) -> GraphNode:
+    """The tensor that a fake quantization rounds; what was looked up in a table is rounded as a table first."""
+    source = call.args[0]
+    return source.args[0] if source.op == "call_module" else source
+
+
 def replace_(graph: fx.Graph, node: GraphNode, by: object) -> None:
     """Give every user of `node` the value `by` instead, and drop `node`."""
     node.replace_all_uses_with(by)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef, leaves, map_leaves
 from qat.quantization.qparams import QParams
 

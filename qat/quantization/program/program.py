@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from qat.errors import ProgramError, near
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.program.ops import ALLOWED_OPS, CHAIN_OPS, LAYER_OPS, TABLE_OPS
 from qat.quantization.qparams import QParams
 
@@ -72,7 +72,7 @@ class Int8Program:
     Args:
         inputs: the tensors it takes.
         nodes: in execution order.
-        output: nested tuple, list or dict of `Ref`.
+        output: nested tuple, list or dict of `Ref`, beside numbers and None.
         tensors: plain int8, uint8, float32, int64 and bool tensors by name.
         target: what it was made for, see `targets.py`; information, no permission.
     """
@@ -102,7 +102,8 @@ class Int8Program:
             _check_grids(node, known)
             known[node.name] = node.grid
         for leaf in leaves(self.output):
-            if not isinstance(leaf, Ref) or leaf.name not in known:
+            fits = leaf.name in known if isinstance(leaf, Ref) else isinstance(leaf, bool | int | float | str | type(None))
+            if not fits:
                 raise ProgramError(f"the output refers to {leaf!r}, which is no node of the program")
         if extra := sorted(set(self.tensors) - used):
             raise ProgramError(f"tensors that no node uses: {', '.join(extra[:5])}")
@@ -128,6 +129,10 @@ class Int8Program:
     def grids(self) -> dict[str, QParams]:
         """Name -> grid of every value that is integers."""
         return {node.name: node.grid for node in self.nodes if node.grid is not None}
+
+    def results(self) -> set[str]:
+        """Names of the values that it returns."""
+        return {leaf.name for leaf in leaves(self.output) if isinstance(leaf, Ref)}
 
     def layers(self) -> Iterator[Node]:
         """The convolutions and linear layers that run as integers."""

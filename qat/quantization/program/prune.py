@@ -11,7 +11,7 @@ from qat.quantization.program.program import Node, Ref, TensorRef, leaves
 
 def alive(nodes: list[Node], output: object, tensors: dict[str, Tensor]) -> tuple[list[Node], dict[str, Tensor]]:
     """The nodes and tensors that the output depends on."""
-    needed = {leaf.name for leaf in leaves(output)}
+    needed = {leaf.name for leaf in leaves(output) if isinstance(leaf, Ref)}
     kept: list[Node] = []
     used: set[str] = set()
     for node in reversed(nodes):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qat.errors import ProgramError
-from qat.quantization.graph.capture import InputSpec
+from qat.quantization.graph.calls import InputSpec
 from qat.quantization.program.program import Int8Program, Node, Ref, TensorRef
 from qat.quantization.qparams import QParams
 

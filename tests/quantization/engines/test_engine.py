@@ -44,14 +44,14 @@ def test_model_takes_every_batch_size(engine: str) -> None:
     [
         ((), "takes 1 inputs .*got 0"),
         ((torch.zeros(1, 3, 9, 7), torch.zeros(1)), "takes 1 inputs .*got 2"),
-        (([[1.0]],), "must be a tensor, got list"),
-        ((torch.zeros(1, 3, 9, 7, dtype=torch.float64),), r"torch.float32 CPU tensor .*got torch.float64"),
+        (([[1.0]],), "an input is a float"),
+        ((torch.zeros(1, 3, 9, 7, dtype=torch.complex64),), r"torch.float32 tensor .*got torch.complex64"),
         ((torch.zeros(1, 3, 9, 7, dtype=torch.uint8),), "got torch.uint8"),
         ((torch.zeros(3, 9, 7),), r"shape \(any, 3, 9, 7\), got .*\(3, 9, 7\)"),
         ((torch.zeros(1, 4, 9, 7),), r"got .*\(1, 4, 9, 7\)"),
         ((torch.zeros(1, 3, 9, 8),), r"got .*\(1, 3, 9, 8\)"),
     ],
-    ids=["none", "two", "list", "double", "uint8", "no batch", "channels", "width"],
+    ids=["none", "two", "list", "complex", "uint8", "no batch", "channels", "width"],
 )
 def test_model_refuses_an_input_that_does_not_fit(inputs: tuple[Any, ...], words: str, engine: str) -> None:
     model = conv_model(engine)

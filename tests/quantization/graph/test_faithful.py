@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import qat
 from qat.errors import CaptureError
-from qat.quantization.graph.capture import InputSpec, capture
+from qat.quantization.graph.calls import InputSpec
+from qat.quantization.graph.capture import capture
 from qat.quantization.graph.faithful import other_sizes
 from tests.quantization.networks import CASES, Inline
 

@@ -67,7 +67,7 @@ BROKEN: dict[str, tuple[Callable[[Int8Program], dict[str, Any]], str]] = {
     "missing tensor": (lambda p: {"tensors": dict(list(p.tensors.items())[1:])}, "which is missing"),
     "extra tensor": (lambda p: {"tensors": {**p.tensors, "spare": torch.ones(1)}}, "no node uses: spare"),
     "output dangling": (lambda p: {"output": (Ref("nowhere"),)}, "output refers to"),
-    "output number": (lambda p: {"output": 3}, "output refers to"),
+    "output of a type": (lambda p: {"output": torch.float32}, "output refers to"),
     "output tensor": (lambda p: {"output": TensorRef(next(iter(p.tensors)))}, "output refers to"),
     "quantize without a grid": (changed(0, grid=None), "does not fit"),
     "quantize of integers": (lambda p: changed(1, op="int8.quantize", args=(Ref(p.nodes[0].name),))(p), "does not fit"),

@@ -1,0 +1,51 @@
+"""The model itself, as it is traced: unwrapped, whole, in eval mode, float32 and one memory layout."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import CaptureError
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy to trace; `model` is left alone.
+
+    Hooks that compute a weight before every call (pruning masks, weight norm of old) leave it behind as an attribute with a
+    history, which cannot be copied; the next call computes it anew.
+
+    Raises:
+        CaptureError: the model is in pieces on several ranks.
+    """
+    model = _unwrapped(model)
+    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    copied = copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
+    return copied.float() if any(_is_other_float(p) for p in copied.parameters()) else copied
+
+
+def _is_other_float(tensor: Tensor) -> bool:
+    """Half precision and double; ranges and rounding are in float32."""
+    return tensor.dtype.is_floating_point and tensor.dtype is not torch.float32
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself inside of torch.compile, DataParallel and DistributedDataParallel."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    if any(_is_sharded(module) for module in model.modules()):
+        raise CaptureError(
+            f"{type(model).__name__} is sharded by FSDP: a rank holds a piece of each weight, and a graph needs whole ones. "
+            "Prepare the model before it is wrapped, and train the prepared model with DistributedDataParallel: a prepared "
+            "model fits wherever the float model fits."
+        )
+    return model
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether it is one of `FullyShardedDataParallel`, or of the newer `fully_shard`, which swaps the class."""
+    return any(kind.__name__ in ("FullyShardedDataParallel", "FSDPModule") for kind in type(module).__mro__)
