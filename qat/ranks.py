@@ -47,7 +47,7 @@ def join(*, accelerator: str) -> None:
 
 
 def range_over_ranks(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest `low` and the largest `high` of all ranks, each of shape (): what one process would have seen that has the
+    """The smallest `low` and the largest `high` of all ranks, of any one shape: what one process would have seen that has the
     batches of all."""
     if not together():
         return low, high

@@ -45,6 +45,8 @@ class QuantizationConfig:
         keep_float: patterns of layers that stay float.
         calibration_batches: batches for PTQ.
         bias_correction: let biases take back the mean shift of rounded weights.
+        smoothing: move outlier channels behind a norm into the weights that read them.
+        dropout: drop in QAT what the model drops in FP32 training.
         quantize_from, freeze_ranges_at: see `QATSchedule`.
     """
 
@@ -53,6 +55,8 @@ class QuantizationConfig:
     keep_float: list[str] = field(default_factory=list)
     calibration_batches: int = between(8, 1)
     bias_correction: bool = True
+    smoothing: bool = True
+    dropout: bool = True
     quantize_from: float = between(0.0, 0, 1)
     freeze_ranges_at: float = between(0.0, 0, 1)
 

@@ -28,6 +28,7 @@ from qat.quantization.engines import check_engines, lower, saturation
 from qat.quantization.layouts import Kind
 from qat.quantization.program.program import Int8Program
 from qat.quantization.qparams import QParams
+from qat.report.report import finite
 
 
 def evaluate_deployed(config: Config, console: Console | None = None) -> dict[str, float]:
@@ -84,7 +85,8 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
     result["layers"] = [
         {
             **asdict(row),
-            "sqnr_db": row.sqnr_db if math.isfinite(row.sqnr_db) else None,
+            "sqnr_db": finite(row.sqnr_db),
+            "float_db": finite(row.float_db),
             **(asdict(grids[row.name]) if row.name in grids else {}),
         }
         for row in rows
@@ -93,14 +95,22 @@ def inspect_deployed(config: Config, console: Console | None = None) -> dict[str
 
 
 def layer_table(rows: list[LayerParity], program: Int8Program, against: str) -> Table:
-    """One line per tensor on a grid or returned by a layer: range, largest deviation given the same input, SQNR end to end."""
+    """One line per tensor on a grid or returned by a layer: range, largest deviation given the same input, SQNR end to end, and
+    where the float network is at hand that of INT8 against it."""
     table = Table("layer", "tensor", "range", "max steps", "differ", "SQNR dB", title=against)
+    known = any(row.float_db is not None for row in rows)
+    if known:
+        table.add_column("float dB")
     grids = program.grids()
     for row in rows:
         bounds = _range(grids[row.name]) if row.name in grids else "float"
-        sqnr = "equal" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
-        table.add_row(row.layer, row.name, bounds, str(row.max_steps), f"{row.differing:.3%}", sqnr)
+        decibels = [_decibels(value) for value in ([row.sqnr_db, row.float_db] if known else [row.sqnr_db])]
+        table.add_row(row.layer, row.name, bounds, str(row.max_steps), f"{row.differing:.3%}", *decibels)
     return table
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else "equal" if math.isinf(value) else f"{value:.1f}"
 
 
 def _range(grid: QParams) -> str:

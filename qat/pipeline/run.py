@@ -107,6 +107,7 @@ def prepare_model(run: Run, network: nn.Module, traced: Traced | None = None) ->
         observer=config.observer,
         keep_float=config.keep_float,
         dynamic_dims=run.model.dynamic_dims,
+        dropout=config.dropout,
         traced=traced,
     )
 

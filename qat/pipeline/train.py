@@ -136,7 +136,7 @@ def prepare_and_calibrate(run: Run, network: nn.Module, traced: Traced) -> tuple
     seconds = time.perf_counter() - start
     config = run.config.quantization
     batches = run.data.calibration_batches(config.calibration_batches * world_size())  # as many samples as of global batches
-    calibrate(prepared, own_share(batches), bias_correction=config.bias_correction)
+    calibrate(prepared, own_share(batches), bias_correction=config.bias_correction, smoothing=config.smoothing)
     return prepared, seconds
 
 

@@ -6,14 +6,16 @@ fake quantization used in its last step, activations carry their grid, and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qat.errors import ConvertError
+from qat.quantization.arguments import IGNORED, convolution_settings, map_nodes
 from qat.quantization.fake_quantize import StoredFakeQuantize
+from qat.quantization.graph.dropout import Dropout
 from qat.quantization.graph.nodes import (
     GraphNode,
     argument,
@@ -76,7 +78,9 @@ class Builder:
         if node.op == "placeholder":
             self.floats[node.name] = Ref(node.name)
         elif node.op == "output":
-            self.output = plain(_map_nodes(node.args[0], self._result))
+            self.output = plain(map_nodes(node.args[0], self._result))
+        elif node.op == "call_module" and self._drops(node):
+            self._alias(node, node.args[0].name)
         elif node.op == "call_module":
             self._visit_fake_quantize(node)
         elif node.name in self.fixed:
@@ -100,8 +104,6 @@ class Builder:
             target=self.prepared.target,
         )
 
-    # --- one method per kind of node -----------------------------------------------------------------------------
-
     def _visit_fake_quantize(self, node: GraphNode) -> None:
         """A fake_quantize adds nothing to an integer tensor, and is a quantize of a float one."""
         source = quantized_tensor(node)
@@ -111,14 +113,12 @@ class Builder:
                 self._alias(node, source.name)
             return
         if source.name not in self.integers:
-            self.integers[source.name] = self._emit(
-                f"{source.name}_quantized",
-                "int8.quantize",
-                (self._float(source),),
-                node=source,
-                grid=self.grids[source.name],
-            )
+            name, grid = f"{source.name}_quantized", self.grids[source.name]
+            self.integers[source.name] = self._emit(name, "int8.quantize", (self._float(source),), node=source, grid=grid)
         self._alias(node, source.name)
+
+    def _drops(self, node: GraphNode) -> bool:
+        return isinstance(self.network.get_submodule(node.target), Dropout)
 
     def _alias(self, node: GraphNode, source: str) -> None:
         if source in self.integers:
@@ -140,7 +140,7 @@ class Builder:
         else:
             takes = {source.name for source in inputs_on_grid(node, kernel)} & self.integers.keys()
             args = tuple(
-                _map_nodes(arg, lambda n: self.integers[n.name] if n.name in takes else self._float(n))
+                map_nodes(arg, lambda n: self.integers[n.name] if n.name in takes else self._float(n))
                 for arg in (*node.args, *ordered_kwargs(node))
             )
         ref = self._emit(node.name, kernel.program_op, args, node=node, grid=grid)
@@ -155,7 +155,7 @@ class Builder:
         """Rows of a table by index: (indices, table, scale per row) -> float."""
         assert kernel.program_op is not None
         table, indices = node.args[:2]
-        quantizer = next(user for user in node.users if user.op == "call_module")
+        quantizer = next(user for user in node.users if user.op == "call_module" and not self._drops(user))
         args = (self._float(indices), *self._stored(quantizer, table))
         self.floats[node.name] = self._emit(node.name, kernel.program_op, args, node=node)
 
@@ -168,7 +168,7 @@ class Builder:
         return self._tensor(name, integers.contiguous()), self._tensor(f"{name}_scale", scale)
 
     def _layer_args(self, node: GraphNode) -> tuple[object, ...]:
-        x, fake, *rest = node.args
+        x, fake = node.args[:2]
         bias: Any = argument(node, 2, "bias")
         parts = (
             *self._stored(fake, fake.args[0]),
@@ -176,9 +176,7 @@ class Builder:
         )
         if node.target is torch.ops.aten.linear.default:
             return (self.integers[x.name], *parts)
-        dims = self.values[fake.args[0].name].dim() - 2
-        stride, padding, dilation, groups = (*rest[1:], *(1, 0, 1, 1)[len(rest[1:]) :]) if rest else (1, 0, 1, 1)
-        return (self.integers[x.name], *parts, *(_tuple(v, dims) for v in (stride, padding, dilation)), groups)
+        return (self.integers[x.name], *parts, *convolution_settings(node, self.values[fake.args[0].name].dim() - 2))
 
     def _aten(self, node: GraphNode, resolve: Any, grid: QParams | None = None) -> None:
         op = _SIZE_OPS.get(node.target) or str(node.target)
@@ -187,15 +185,15 @@ class Builder:
                 f"{op} in layer {layer_name(node) or '(model)'!r} is no op that an INT8 program may hold. Write that part of "
                 "the model in other ops, or leave it outside: prepare what stands before it and what stands behind it."
             )
-        args = _map_nodes(node.args, resolve)
-        kwargs = {key: value for key, value in _map_nodes(node.kwargs, resolve).items() if key not in _IGNORED}
+        args = map_nodes(node.args, resolve)
+        kwargs = {key: value for key, value in map_nodes(node.kwargs, resolve).items() if key not in IGNORED}
         ref = self._emit(node.name, op, tuple(args), node=node, grid=grid, kwargs=kwargs)
         (self.floats if grid is None else self.integers)[node.name] = ref
 
     def _constant(self, node: GraphNode) -> object:
         if node.op == "get_attr":
             return fx_value(self.network, node).detach().cpu()
-        args, kwargs = _map_nodes((node.args, node.kwargs), lambda n: self.values[n.name])
+        args, kwargs = map_nodes((node.args, node.kwargs), lambda n: self.values[n.name])
         kwargs = {k: torch.device("cpu") if isinstance(v, torch.device) else v for k, v in kwargs.items()}
         return node.target(*args, **kwargs)
 
@@ -205,8 +203,6 @@ class Builder:
         if isinstance(value, TensorRef):
             return self._emit(f"{node.name}_constant", "aten.clone.default", (value,), node=node)
         return value
-
-    # --- values --------------------------------------------------------------------------------------------------
 
     def _float(self, node: GraphNode) -> object:
         """The float (or size) value of a graph node; dequantized, once, when it lives on a grid."""
@@ -248,16 +244,3 @@ class Builder:
         args, kwargs = plain(args), plain(kwargs or {})
         self.nodes[name] = Node(name=name, op=op, args=args, kwargs=kwargs, grid=grid, layer=layer_name(node))
         return Ref(name)
-
-
-#: Arguments that say where and how memory is laid out; a program runs on the CPU.
-_IGNORED = ("device", "pin_memory", "layout", "non_blocking")
-
-
-def _map_nodes(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with every graph node in it replaced."""
-    return fx.node.map_arg(value, function)
-
-
-def _tuple(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)

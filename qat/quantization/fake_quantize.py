@@ -66,8 +66,8 @@ class _RoundWeight(torch.autograd.Function):
 class ActivationFakeQuantize(nn.Module, ABC):
     """Fake quantization of one activation: what stands behind a tensor that is on a grid after `convert`.
 
-    Two switches say what a forward pass does: `observing` looks for the range, `quantizing` rounds. They are plain
-    bools that travel in the state dict, so a resumed run stands where it stopped.
+    Two switches say what a forward pass does: `observing` looks for the range, in training mode alone (or where there is no
+    range yet), `quantizing` rounds. They are plain bools that travel in the state dict: a resumed run stands where it stopped.
     """
 
     scale: Tensor
@@ -82,7 +82,7 @@ class ActivationFakeQuantize(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Observe where `observing`, round where `quantizing`; the shape stays."""
+        """Observe where `observing` and training, round where `quantizing`; the shape stays."""
 
     @abstractmethod
     def qparams(self) -> QParams:
@@ -112,7 +112,7 @@ class FakeQuantize(ActivationFakeQuantize):
         self._refreshed: tuple[int, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.observing:
+        if self.observing and (self.training or not bool(self.observer.seen())):
             self.observer.observe(x.detach())
             self.refresh_()
         if not self.quantizing:

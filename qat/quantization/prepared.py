@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -73,6 +74,17 @@ class PreparedModel(nn.Module):
         rebind_device_(self.network, next(self.parameters()).device)
         return self
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode inside of the block; every module gets its own mode back."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     def fake_quantizes(self) -> Iterator[tuple[str, ActivationFakeQuantize]]:
         """Every activation's fake quantization with the name of the tensor it stands behind."""
         for node, module in self._calls():
@@ -119,7 +131,7 @@ class PreparedModel(nn.Module):
         yield from self.stored_fake_quantizes()
 
     def set_observing_(self, on: bool, names: Iterable[str] | None = None) -> None:
-        """Let observers update their ranges in forward, or freeze them.
+        """Let observers update their ranges in the forward passes of training (and of `calibrate`), or freeze them.
 
         Args:
             names: of activations, see `fake_quantizes`; None means all.

@@ -88,6 +88,7 @@ class LayerRow:
         max_steps: largest deviation of INT8 from the simulation given the same input, in grid steps.
         differing: share of its values that deviate given the same input.
         sqnr_db: of the simulation against INT8 end to end; None where they are equal.
+        float_db: of INT8 against float end to end; None where they are equal, or nobody asked.
     """
 
     layer: str
@@ -97,6 +98,7 @@ class LayerRow:
     max_steps: int
     differing: float
     sqnr_db: float | None
+    float_db: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +216,11 @@ def rounded(value: object) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
+def finite(value: float | None) -> float | None:
+    """A number that JSON has."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> list[LayerRow]:
     """Per tensor on a grid: its range, largest deviation given the same input, and SQNR end to end (None where equal)."""
     return [
@@ -224,7 +231,8 @@ def layer_rows(rows: Sequence[LayerParity], grids: Mapping[str, QParams]) -> lis
             high=(255 - grids[row.name].zero_point) * grids[row.name].scale,
             max_steps=row.max_steps,
             differing=row.differing,
-            sqnr_db=row.sqnr_db if math.isfinite(row.sqnr_db) else None,
+            sqnr_db=finite(row.sqnr_db),
+            float_db=finite(row.float_db),
         )
         for row in rows
     ]

@@ -96,7 +96,7 @@ def test_targets_are_centres_and_sizes_in_units_of_the_input() -> None:
 def test_captured_detector_computes_the_same_for_any_batch(name: str) -> None:
     built, prepared = _prepared(name)
     pixels = torch.randn(5, 3, SIZE, SIZE)
-    prepared.set_quantizing_(False)
+    prepared.eval().set_quantizing_(False)
     prepared.set_observing_(False)
     with torch.no_grad():
         for found, expected in zip(prepared(pixels), built.module.eval()(pixels), strict=True):

@@ -4,21 +4,22 @@ Two comparisons, both with every layer given the *same* input, so that a deviati
 and not to those behind it:
 
 * `engine_parity`      an engine against `reference`, in grid steps; in steps of the accumulator where a layer returns float;
-* `simulation_parity`  the fake-quant simulation against `reference`, in grid steps, and the SQNR end to end.
+* `simulation_parity`  the fake-quant simulation against `reference`, in grid steps, and the SQNR end to end, beside that of
+                       INT8 against float.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from qat.quantization.engines import lower
-from qat.quantization.fake_quantize import ActivationFakeQuantize
+from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
 from qat.quantization.graph.nodes import chooses, quantized_tensor
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import LAYER_OPS, TABLE_OPS
@@ -35,6 +36,7 @@ class LayerParity:
         differing: share of outputs that differ at all, given the same input.
         outputs: how many outputs were compared.
         sqnr_db: 10 log10(signal power / difference power) end to end; infinite when equal.
+        float_db: the same against the network without any rounding: what INT8 costs up to here; None where that is not known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class LayerParity:
     differing: float
     outputs: int
     sqnr_db: float
+    float_db: float | None = None
 
 
 def engine_parity(program: Int8Program, engine: str, inputs: Sequence[Tensor]) -> list[LayerParity]:
@@ -77,14 +80,18 @@ def simulation_parity(prepared: PreparedModel, program: Int8Program, inputs: Seq
     expected = lower(program, "reference").watch(*inputs)[1]
     grids, layers = program.grids(), {node.name: node.layer for node in program.nodes}
     forced, free = _Simulation(prepared, expected), _Simulation(prepared, None)
-    with torch.no_grad():
+    with torch.no_grad(), prepared.evaluating():
         forced.run(*inputs)
         free.run(*inputs)
+        exact = _Float(prepared)
+        exact.run(*inputs)
     rows = []
     for source, name in forced.names.items():
         integers, grid = expected[name], grids[name]
         local, whole = (_to_grid(values[source], grid.scale, grid.zero_point) for values in (forced.seen, free.seen))
-        rows.append(_compare(name, layers[name], integers, local, whole))
+        row = _compare(name, layers[name], integers, local, whole)
+        deployed = (integers.to(torch.float32) - grid.zero_point) * grid.scale
+        rows.append(replace(row, float_db=_decibels(exact.seen[source], deployed - exact.seen[source])))
     return rows
 
 
@@ -128,6 +135,23 @@ class _Simulation(fx.Interpreter):
         yield source
 
 
+class _Float(fx.Interpreter):
+    """Runs the prepared network without rounding, and keeps every tensor that is to be rounded."""
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__(prepared.network)
+        self.seen: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if not isinstance(module, ActivationFakeQuantize | StoredFakeQuantize):
+            return super().run_node(n)
+        value = self.fetch_args_kwargs_from_env(n)[0][0]
+        if isinstance(module, ActivationFakeQuantize):
+            self.seen[quantized_tensor(n).name] = value
+        return value
+
+
 def _to_grid(value: Tensor, scale: float, zero_point: int) -> Tensor:
     return torch.round(value / scale).add_(zero_point)
 
@@ -138,13 +162,18 @@ def _compare(name: str, layer: str, expected: Tensor, local: Tensor, whole: Tens
     if unit is not None:
         steps = (steps / unit).ceil()
     signal = expected.to(torch.float32)
-    noise = float((whole.to(torch.float32) - signal).square().sum())
-    power = float((signal - signal.mean()).square().sum())
     return LayerParity(
         name=name,
         layer=layer,
         max_steps=int(steps.max()) if steps.numel() else 0,
         differing=float((steps > 0).float().mean()) if steps.numel() else 0.0,
         outputs=steps.numel(),
-        sqnr_db=10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf,
+        sqnr_db=_decibels(signal, whole.to(torch.float32) - signal),
     )
+
+
+def _decibels(signal: Tensor, difference: Tensor) -> float:
+    """10 log10 of the signal's variance over the squared difference; infinite when there is none."""
+    noise = float(difference.square().sum())
+    power = float((signal - signal.mean()).square().sum())
+    return 10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf

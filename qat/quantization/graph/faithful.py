@@ -68,8 +68,13 @@ def _tensors(output: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(plain(output)) if isinstance(leaf, Tensor)]
 
 
-def check_equal(name: str, expected: Sequence[Tensor], got: Sequence[Tensor], *, where: str | None = None) -> None:
+def check_equal(
+    name: str, expected: Sequence[Tensor], got: Sequence[Tensor], *, where: str | None = None, tolerance: float = 1e-3
+) -> None:
     """Equal up to rounding.
+
+    Args:
+        tolerance: of a tensor's largest value.
 
     Raises:
         CaptureError: they are not.
@@ -78,7 +83,7 @@ def check_equal(name: str, expected: Sequence[Tensor], got: Sequence[Tensor], *,
         size = float(e.float().abs().max()) if e.numel() else 0.0
         same = e.shape == g.shape
         error = float((e.float() - g.float()).abs().max()) if e.numel() and same else 0.0
-        if same and (error <= 1e-3 * size + 1e-5 or not bool(torch.isfinite(e.float()).all())):
+        if same and (error <= tolerance * size + 1e-5 or not bool(torch.isfinite(e.float()).all())):
             continue
         if where is not None:
             raise CaptureError(

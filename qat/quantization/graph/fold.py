@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qat.quantization.graph.concatenated import split_batch_norms_
 from qat.quantization.graph.nodes import GraphNode, constants, fx_value, layer_name, replace_
 
 aten = torch.ops.aten
@@ -28,10 +29,11 @@ FOLDABLE = {*PLAIN, *TRANSPOSED}
 
 
 def fold_batch_norms_(module: fx.GraphModule) -> None:
-    """Fold every batch norm that directly follows a convolution or linear layer with no other user.
+    """Fold every batch norm that directly follows a convolution or linear layer, or several in a row, with no other user.
 
-    A batch norm that cannot be folded (after a concatenation, a shared convolution, ...) stays a float op.
+    A batch norm that cannot be folded (in front of its layer, after a shared convolution, ...) stays a float op.
     """
+    split_batch_norms_(module, FOLDABLE)
     graph, fixed = module.graph, constants(module.graph)
     for norm in [n for n in graph.nodes if n.target is aten.batch_norm.default]:
         layer = _behind_flatten(norm.args[0])

@@ -1,6 +1,6 @@
 """One dialect: the exported graph in the one vocabulary that everything behind capture reads.
 
-No in-place ops, `reshape` for every kind of view, one clamp and one padding spelling, no dropout, no assertions.
+No in-place ops, `reshape` for every kind of view, one clamp and one padding spelling, no assertions.
 """
 
 from __future__ import annotations
@@ -144,6 +144,11 @@ def _one_output_batch_norm(graph: fx.Graph, node: GraphNode) -> None:
         replace_(graph, user, node)
 
 
+def _transpose(graph: fx.Graph, node: GraphNode) -> None:
+    """`x.mT` swaps the last two dimensions."""
+    node.target, node.args = aten.transpose.int, (node.args[0], -2, -1)
+
+
 def _mean_slope(graph: fx.Graph, node: GraphNode) -> None:
     """RReLU in evaluation; the op returns (output, noise)."""
     x, _, low, high = (*node.args, *(1 / 8, 1 / 3)[len(node.args) - 2 :])[:4]
@@ -154,7 +159,7 @@ def _mean_slope(graph: fx.Graph, node: GraphNode) -> None:
 
 #: `detach` is not left out: training must send no gradient where the model sends none.
 RULES: dict[object, Rule] = {
-    **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _leave_out),
+    aten.feature_alpha_dropout.default: _leave_out,
     **dict.fromkeys((aten.alias.default, aten.lift_fresh_copy.default), _leave_out),
     **dict.fromkeys((aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default), _erase),
     **dict.fromkeys((aten._assert_tensor_metadata.default, aten.sym_constrain_range.default), _erase),
@@ -167,6 +172,7 @@ RULES: dict[object, Rule] = {
     aten.copy.default: _take_what_overwrites_all,
     aten.slice_scatter.default: _take_what_overwrites_all,
     aten.empty.memory_format: _zeros,
+    aten.mT.default: _transpose,
     aten.view.default: _spell(aten.reshape.default),
     aten._unsafe_view.default: _spell(aten.reshape.default),
     aten.__and__.Tensor: _spell(aten.bitwise_and.Tensor),

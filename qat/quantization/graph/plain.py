@@ -23,7 +23,15 @@ def plain_copy(model: nn.Module) -> nn.Module:
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
     copied = copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
+    _without_cache_(copied)
     return copied.float() if any(_is_other_float(p) for p in copied.parameters()) else copied
+
+
+def _without_cache_(model: nn.Module) -> None:
+    """Decoders of transformers return what they remember for the next token beside what they are asked for."""
+    for module in model.modules():
+        if getattr(config := getattr(module, "config", None), "use_cache", False):
+            config.use_cache = False  # type: ignore[union-attr]
 
 
 def _is_other_float(tensor: Tensor) -> bool:

@@ -112,6 +112,7 @@ ATEN_OPS = frozenset(
     diagonal.default scatter_add.default scatter_reduce.two copy.default fill.Scalar col2im.default
     conv_transpose1d.default conv_transpose3d.input conv3d.padding
     max_pool1d.default max_pool3d.default max_pool3d_with_indices.default adaptive_max_pool1d.default avg_pool3d.default
+    adaptive_max_pool3d.default _trilinear.default median.default median.dim
     adaptive_avg_pool3d.default _adaptive_avg_pool2d.default _adaptive_avg_pool3d.default
     reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default
     replication_pad1d.default replication_pad2d.default replication_pad3d.default
@@ -136,7 +137,7 @@ ISA_DEPENDENT = frozenset(
     acos acosh asin asinh atan atan2 atanh cosh sinh tan exp2 expm1 log10 log1p log2 logit erfc sinc celu selu glu hypot xlogy
     logaddexp fmod remainder prod logsumexp cumprod _cdist_forward _log_softmax native_layer_norm native_group_norm scatter_add
     scatter_reduce col2im conv_transpose1d conv_transpose3d avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool2d
-    _adaptive_avg_pool3d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa lstm gru rnn_tanh rnn_relu
+    _adaptive_avg_pool3d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa _trilinear lstm gru rnn_tanh rnn_relu
     """.split()
 )
 

@@ -9,7 +9,7 @@ from qat.quantization.schedule import QATSchedule
 
 
 class ScheduleCallback(Callback):
-    """Sets the switches of a prepared model before every step; observers rest during validation.
+    """Sets the switches of a prepared model before every step; in validation, as in every evaluation, observers rest.
 
     The switches depend on the step alone, so a resumed run is where the interrupted one was.
     """
@@ -18,12 +18,13 @@ class ScheduleCallback(Callback):
         self.prepared = prepared
         self.schedule = schedule
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning leaves modules in the mode in which it gets them, and a prepared model has that of the model."""
+        self.prepared.train()
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         total = int(trainer.estimated_stepping_batches)
         self.schedule.apply_(self.prepared, step=trainer.global_step, total_steps=total)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.prepared.set_observing_(False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.prepared.set_observing_(False)

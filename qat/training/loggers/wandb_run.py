@@ -240,9 +240,10 @@ def stage_table(report: Report) -> wandb.Table:
 
 def layer_table(report: Report) -> wandb.Table:
     """Every tensor on a grid with its range and SQNR, and every op that stays float with its reason."""
-    columns: list[str | int] = ["layer", "tensor", "runs as", "low", "high", "max steps", "SQNR dB", "why float"]
+    columns: list[str | int] = ["layer", "tensor", "runs as", "low", "high", "max steps", "SQNR dB", "float dB", "why float"]
     rows: list[list[object]] = [
-        [row.layer, row.tensor, "INT8", row.low, row.high, row.max_steps, row.sqnr_db, None] for row in report.layers
+        [row.layer, row.tensor, "INT8", row.low, row.high, row.max_steps, row.sqnr_db, row.float_db, None]
+        for row in report.layers
     ]
-    rows += [[op.layer, op.node, "float", None, None, None, None, op.reason] for op in report.coverage.float_ops]
+    rows += [[op.layer, op.node, "float", None, None, None, None, None, op.reason] for op in report.coverage.float_ops]
     return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)

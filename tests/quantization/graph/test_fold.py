@@ -93,11 +93,6 @@ def convolution_with_two_users(m: Any, x: Tensor) -> Tensor:
     return z
 
 
-def after_a_concatenation(m: Any, x: Tensor) -> Tensor:
-    y: Tensor = m.norm(torch.cat([m.layer(x), m.layer2(x)], 1))
-    return y
-
-
 def before_the_convolution(m: Any, x: Tensor) -> Tensor:
     y: Tensor = m.layer(m.norm(x))
     return y
@@ -115,11 +110,6 @@ NOT_FOLDED: list[tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Module]]
         2,
     ),
     (convolution_with_two_users, {"layer": lambda: nn.Conv2d(3, 4, 3), "norm": lambda: nn.BatchNorm2d(4)}, 1),
-    (
-        after_a_concatenation,
-        {"layer": lambda: nn.Conv2d(3, 2, 3), "layer2": lambda: nn.Conv2d(3, 2, 3), "norm": lambda: nn.BatchNorm2d(4)},
-        1,
-    ),
     (before_the_convolution, {"layer": lambda: nn.Conv2d(3, 4, 3), "norm": lambda: nn.BatchNorm2d(3)}, 1),
     (behind_an_activation, {"layer": lambda: nn.Conv2d(3, 4, 3), "norm": lambda: nn.BatchNorm2d(4)}, 1),
 ]

@@ -12,7 +12,7 @@ from tests.quantization.networks import CASES, Inline, captured
 
 def test_layer_name_is_the_innermost_module() -> None:
     names = {layer_name(node) for node in captured("conv").module.graph.nodes if node.op == "call_function"}
-    assert {"stem.0", "stem.2", "body.0", "body.2", "pool", "head", ""} == names
+    assert {"stem.0", "stem.2", "body.0", "body.2", "pool", "drop", "head", ""} == names
 
 
 def test_layer_name_of_the_model_itself_is_empty() -> None:
