@@ -42,7 +42,9 @@ class Network(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         y = self.layer(self.stem(x))
         first: Tensor = y[0] if isinstance(y, tuple) else y
-        return first.flatten(1)
+        if first.dim() == 4:
+            return first.mean((2, 3))
+        return first.flatten(2).mean(2) if first.dim() > 2 else first
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.features(x))
@@ -88,7 +90,7 @@ def page(content: Content) -> str:
         "Written by `make matrix`: every layer of `torch.nn`, and functions beside them, each between two layers of a small "
         "network. " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) + ". What does not run as INT8 is "
         "named with its reason; the last column is the time of the whole small network, INT8 against FP32 eager, one thread, "
-        "medians of interleaved rounds (small networks are dominated by what one call costs).",
+        "medians of interleaved rounds.",
         measured_on(content),
         "",
         "| layer | in a network of | runs as | float ops, or why refused | INT8 / FP32 time |",

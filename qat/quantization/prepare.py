@@ -154,6 +154,8 @@ def _say_what_does_not_drop(model: nn.Module, dropouts: Sequence[Taken]) -> None
 
 def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> GraphNode:
     """Put a module behind a tensor, for these users of it; the node that calls it."""
+    group, leaf = name.split(".")
+    name = f"{group}.{leaf}_" if hasattr(nn.Module, leaf) else name  # a tensor may be called `to`
     network.add_submodule(name, module)
     with network.graph.inserting_after(tensor):
         call = network.graph.call_module(name, (tensor,))

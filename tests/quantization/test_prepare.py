@@ -38,6 +38,15 @@ def test_prepared_model_is_the_same_in_training_and_evaluation(name: str) -> Non
     assert torch.equal(prepared.train()(x), prepared.eval()(x))
 
 
+def test_tensors_may_be_called_like_methods_of_a_module() -> None:
+    model = Inline(lambda m, x: m.layer((x > 0).to(torch.float64).float()) + m.layer(x.abs().float()), layer=nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    prepared = prepare(Inline(lambda m, x: m.layer(F.one_hot(x.argmax(-1), 4).float()), layer=nn.Linear(4, 4)).eval(), x)
+    calibrate(prepared, [x])
+    assert prepared.grids().keys() == {"to"}
+    prepare(model.eval(), x)
+
+
 @NAME
 def test_prepared_model_trains(name: str) -> None:
     """A few steps change every weight of the network and lower the loss; gradients are finite."""

@@ -155,8 +155,11 @@ def _places(user: GraphNode, node: GraphNode) -> list[int]:
 
 def put_back_dropouts_(network: fx.GraphModule, taken: Sequence[Taken]) -> None:
     """Let readers read what is left of their tensors, whether that is rounded in between or not."""
+    group = "dropout"
+    while hasattr(network, group):  # a model has layers of that name
+        group += "_"
     for i, drop in enumerate(taken):
-        name, read = f"dropout.{i}", [(reader, place) for reader, places in drop.readers.items() for place in places]
+        name, read = f"{group}.{i}", [(reader, place) for reader, places in drop.readers.items() for place in places]
         network.add_submodule(name, Dropout(drop.kind, drop.p))
         values = list(dict.fromkeys(_argument(reader, place) for reader, place in read))
         mask = _mask_(network, drop, name) if len(values) > 1 else ()

@@ -139,6 +139,7 @@ def _explicit_padding(graph: fx.Graph, node: GraphNode) -> None:
 def _one_output_batch_norm(graph: fx.Graph, node: GraphNode) -> None:
     """The op of inference returns (output, mean, rstd); `batch_norm` returns the output."""
     x, weight, bias, mean, var, momentum, eps = node.args
+    node.meta["val"] = node.meta["val"][0]
     node.target, node.args = aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
     for user in list(node.users):
         replace_(graph, user, node)
@@ -152,6 +153,7 @@ def _transpose(graph: fx.Graph, node: GraphNode) -> None:
 def _mean_slope(graph: fx.Graph, node: GraphNode) -> None:
     """RReLU in evaluation; the op returns (output, noise)."""
     x, _, low, high = (*node.args, *(1 / 8, 1 / 3)[len(node.args) - 2 :])[:4]
+    node.meta["val"] = node.meta["val"][0]
     node.target, node.args, node.kwargs = aten.leaky_relu.default, (x, (low + high) / 2), {}
     for user in list(node.users):
         replace_(graph, user, node)

@@ -116,6 +116,12 @@ def test_what_is_not_taken_over_is_said(caplog: pytest.LogCaptureFixture) -> Non
     assert not [module for module in prepared.modules() if "Dropout" in type(module).__name__]
 
 
+def test_layers_that_a_model_calls_dropout_keep_their_weights() -> None:
+    layers = nn.Sequential(nn.Linear(16, 16), nn.Dropout(P))
+    prepared = prepare(Inline(lambda m, x: m.dropout(x), dropout=layers).eval(), torch.randn(4, 16))
+    assert {"network.dropout.0.weight", "network.dropout.0.bias"} == {name for name, _ in prepared.named_parameters()}
+
+
 def test_a_prepared_model_has_the_mode_of_its_model() -> None:
     model = Inline(lambda m, x: m.drop(m.conv(x)), conv=nn.Conv2d(3, 4, 3), drop=nn.Dropout(P))
     assert prepare(model.train(), X).training
