@@ -19,17 +19,20 @@ class FbgemmKernels(NativeKernels):
 
     quantizes_inside = True
 
-    #: Whether FBGEMM runs every layer; PyTorch's x86 engine gives oneDNN those that FBGEMM is slow at.
-    chooses_itself = True
-
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
         """Groups that FBGEMM's kernels overrun are merged; layers that it has no fast kernel for go by exact float sums."""
         weight, *rest = tensors
         assert weight is not None
+        slow = node.op != "int8.linear" and self.runs(node) and is_slow(node, weight)
+        exact = exact_layer(node, tensors, grid, self) if slow else None
+        if exact is not None:
+            return exact
         node, weight = merge_groups(node, weight)
-        slow = node.op != "int8.linear" and self.chooses_itself and is_slow(node, weight)
-        exact = exact_layer(node, [weight, *rest], grid, self) if slow else None
-        return exact or super().layer(node, [weight, *rest], grid)
+        return super().layer(node, [weight, *rest], grid)
+
+    def runs(self, node: Node) -> bool:
+        """Whether FBGEMM runs a convolution, and not oneDNN."""
+        return True
 
     def unary(self, op: str, grid: QParams | None, out: QParams | None, *, scratch: bool) -> Function:
         """Hardswish has a kernel that reads and writes integers in one pass, with the same result bit for bit."""

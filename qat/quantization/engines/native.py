@@ -81,6 +81,23 @@ class NativeKernels(Kernels):
     def from_integers(self, integers: Tensor, grid: QParams) -> Tensor:
         return torch._make_per_tensor_quantized_tensor(integers, grid.scale, grid.zero_point)
 
+    def centred(self, grid: QParams) -> Function:
+        """Dequantized as if the scale were 1: one pass."""
+        unit = QParams(scale=1.0, zero_point=grid.zero_point)
+        return lambda q: torch.dequantize(self.from_integers(self.integers(q), unit))
+
+    def rounded(self, grid: QParams) -> Function:
+        """y in units of the grid, float32 -> clamp(round(y) + zero_point, 0, 255) as integers on it, 4-d ones channels-last."""
+        zero_point = grid.zero_point
+
+        def rounded(y: Tensor) -> Tensor:
+            integers = self.integers(torch.quantize_per_tensor(y, 1.0, zero_point, torch.quint8))
+            if y.dim() == 4:
+                integers = integers.contiguous(memory_format=torch.channels_last)
+            return self.from_integers(integers, grid)
+
+        return rounded
+
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
         weight, weight_scale, bias = tensors
         assert weight is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from qat.environment import isa
 from qat.quantization.engines.fbgemm import FbgemmKernels
 from qat.quantization.engines.kernels import Function
 from qat.quantization.engines.native import pack_linear, quantized_engine
@@ -16,9 +17,15 @@ from qat.quantization.engines.native_engine import NativeEngine
 from qat.quantization.program.program import Node
 from qat.quantization.qparams import QParams
 
+#: More groups than these go to FBGEMM everywhere.
+ONEDNN_GROUPS = 100
+
 
 class _X86Kernels(FbgemmKernels):
-    chooses_itself = False
+    def runs(self, node: Node) -> bool:
+        """PyTorch takes oneDNN where the CPU has VNNI, for up to 100 groups."""
+        stride, groups = node.args[4], node.args[7]
+        return "vnni" not in isa() or groups > ONEDNN_GROUPS or stride[0] != stride[-1]
 
     def layer(self, node: Node, tensors: list[Tensor | None], grid: QParams) -> Function:
         if node.op == "int8.linear" and node.grid is None:  # only FBGEMM returns float from a linear layer

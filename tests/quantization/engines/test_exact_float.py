@@ -31,6 +31,14 @@ SLOW: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "without bias": (depthwise(9, padding=4, bias=False), IMAGE),
     "20 channels": (nn.Conv2d(20, 20, 5, padding=2, groups=20), (2, 20, 9, 9)),
     "3 channels per group": (nn.Conv2d(24, 24, 5, padding=2, groups=8), IMAGE),
+    "3 channels per group, 3 x 3": (nn.Conv2d(24, 24, 3, padding=1, groups=8), IMAGE),
+    "6 channels per group": (nn.Conv2d(24, 24, 5, padding=2, groups=4), IMAGE),
+    "16 channels per group": (nn.Conv2d(32, 32, (1, 11), padding=(0, 5), groups=2), (2, 32, 9, 13)),
+    "dilated and wide": (depthwise(7, padding=9, dilation=3), IMAGE),
+    "a factor per channel": (depthwise(1), IMAGE),
+    "one tap, padded": (depthwise(1, padding=1), IMAGE),
+    "one tap, strided, without bias": (depthwise(1, stride=2, bias=False), IMAGE),
+    "a factor per channel of a signal": (nn.Conv1d(24, 24, 1, groups=24), SEQUENCE),
     "one dimension": (nn.Conv1d(24, 24, 31, padding=15, groups=24), SEQUENCE),
 }
 
@@ -40,7 +48,8 @@ FAST: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "7 x 7": (depthwise(7, padding=3), IMAGE),
     "two outputs per channel": (nn.Conv2d(24, 48, 3, padding=1, groups=24), IMAGE),
     "plain": (nn.Conv2d(24, 24, 9, padding=4), IMAGE),
-    "6 channels per group": (nn.Conv2d(24, 24, 5, padding=2, groups=4), IMAGE),
+    "32 channels per group": (nn.Conv2d(64, 64, 5, padding=2, groups=2), (2, 64, 9, 9)),
+    "6 channels per group, small kernel": (nn.Conv2d(24, 24, 3, padding=1, groups=4), IMAGE),
 }
 
 
