@@ -77,6 +77,7 @@ def build(head: str, model_type: str) -> nn.Module:
         try:
             config = AutoConfig.for_model(model_type, **labels)
             _shrink(config, leave)
+            config.architectures = config.architectures or []  # where transformers looks for them
             config.pad_token_id, config.eos_token_id, config.decoder_start_token_id = 0, 2, 1
             with torch.device("meta"):
                 size = sum(p.numel() for p in auto.from_config(config).parameters())

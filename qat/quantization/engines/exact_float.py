@@ -92,4 +92,4 @@ def _only_scales(node: Node, weight: Tensor) -> bool:
     """Whether a depthwise layer of one tap is a factor per channel."""
     stride, padding, _, groups = node.args[4:8]
     one_tap = weight.numel() == groups == weight.shape[0]
-    return one_tap and max(stride) == 1 and max(padding) == 0
+    return bool(one_tap and max(stride) == 1 and max(padding) == 0)

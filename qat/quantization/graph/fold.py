@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qat.quantization.graph.concatenated import split_batch_norms_
-from qat.quantization.graph.nodes import GraphNode, constants, fx_value, layer_name, replace_
+from qat.quantization.graph.nodes import GraphNode, constants, drop_dead_, fx_value, layer_name, replace_
 
 aten = torch.ops.aten
 
@@ -51,7 +51,7 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
     buffers = _Buffers(module)
     for add in [n for n in graph.nodes if n.target is aten.add.Tensor]:
         _fold_frozen_(module, add, buffers)
-    graph.eliminate_dead_code()
+    drop_dead_(graph)
     module.delete_all_unused_submodules()
     _delete_unused_tensors_(module)
     module.recompile()

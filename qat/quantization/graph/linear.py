@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from qat.quantization.graph.nodes import GraphNode, constants, replace_
+from qat.quantization.graph.nodes import GraphNode, constants, drop_dead_, replace_
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ def linearize_(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.target in _RULES and node.name not in fixed:
             _RULES[node.target](graph, node, fixed)
-    graph.eliminate_dead_code()
+    drop_dead_(graph)
     module.recompile()
 
 

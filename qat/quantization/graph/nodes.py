@@ -89,6 +89,11 @@ def replace_(graph: fx.Graph, node: GraphNode, by: object) -> None:
     graph.erase_node(node)
 
 
+def drop_dead_(graph: fx.Graph) -> None:
+    """Drop what nothing reads. fx keeps random ops, as dropout is one; a graph in the one dialect has outputs alone."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
 def rebind_device_(network: fx.GraphModule, device: torch.device) -> None:
     """Let every node that makes a tensor on a device of its own (`arange`, `full`, ...) make it on `device`."""
     nodes = [node for node in network.graph.nodes if node.kwargs.get("device", device) not in (device, None)]

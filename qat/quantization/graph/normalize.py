@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from qat.quantization.graph.nodes import GraphNode, replace_
+from qat.quantization.graph.nodes import GraphNode, drop_dead_, replace_
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ def normalize_(module: fx.GraphModule) -> None:
             graph.erase_node(node)
         elif node.op == "call_function":
             _normalize_node_(graph, node)
-    graph.eliminate_dead_code()
+    drop_dead_(graph)
     module.delete_all_unused_submodules()
     module.recompile()
 

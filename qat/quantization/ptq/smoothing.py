@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, fx_value, layer_name
+from qat.quantization.graph.nodes import GraphNode, constant_value, fx_value, layer_name
 from qat.quantization.kernel_table import Role
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.qparams import ACTIVATION_HIGH, ACTIVATION_LOW, affine_qparams
@@ -36,8 +36,9 @@ WORTH_IT = 0.5
 #: Rows that are looked at.
 ROWS = 512
 
-#: How often the largest channel of a tensor exceeds the median one before that is said.
-OUTLIER = 30.0
+#: What is said: the largest channel of a tensor exceeds the median one so many times, and rounding the tensor leaves its layers
+#: so few decibels.
+OUTLIER, DECIBELS = 30.0, 25.0
 
 #: Where gamma and beta stand.
 _NORMS: dict[object, tuple[int, ...]] = {aten.layer_norm.default: (2, 3), aten.rms_norm.default: (2,)}
@@ -87,7 +88,7 @@ def smooth_(prepared: PreparedModel, inputs: Sequence[Tensor]) -> list[Outliers]
                     weight.mul_(scale)
                 rows = rows / scale
             ratio = _ratio(rows)
-            if ratio > OUTLIER:
+            if ratio > OUTLIER and _decibels(prepared, rows, watch.calls[name]) < DECIBELS:
                 left.append(Outliers(name, layers, ratio))
     return left
 
@@ -166,10 +167,7 @@ def _power_of_two(scale: Tensor) -> Tensor:
 
 def _error(rows: Tensor, scale: Tensor, site: _Site) -> Tensor:
     """Squared error of the linear layers on grids, over their squared outputs, shape ()."""
-    x = rows / scale
-    step, zero_point = affine_qparams(x.amin(), x.amax())
-    low, high = ACTIVATION_LOW - zero_point, ACTIVATION_HIGH - zero_point
-    rounded = torch.round(x / step).clamp(low, high) * step
+    rounded = _rounded(rows / scale)
     total = torch.zeros((), device=rows.device)
     for weight, quantizer in zip(site.weights, site.quantizers, strict=True):
         integers, weight_scale = quantizer.quantize(weight * scale)
@@ -177,6 +175,23 @@ def _error(rows: Tensor, scale: Tensor, site: _Site) -> Tensor:
         y = rounded @ (integers.to(weight.dtype) * weight_scale.unsqueeze(1)).t()
         total = total + (y - exact).square().sum() / exact.square().sum().clamp(min=1e-12)
     return total
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """On the grid of all of it."""
+    step, zero_point = affine_qparams(x.amin(), x.amax())
+    return torch.round(x / step).clamp(ACTIVATION_LOW - zero_point, ACTIVATION_HIGH - zero_point) * step
+
+
+def _decibels(prepared: PreparedModel, rows: Tensor, call: GraphNode) -> float:
+    """The worst signal-to-noise ratio that rounding a tensor leaves in the layers that read it."""
+    found = []
+    for layer in [user for user in call.users if _is_integer_linear(prepared, user)]:
+        weight = constant_value(prepared.network, layer.args[1].args[0])
+        exact = rows @ weight.t()
+        noise = (_rounded(rows) @ weight.t() - exact).square().sum()
+        found.append(float(10 * torch.log10(exact.square().sum() / noise.clamp(min=1e-30))))
+    return min(found)
 
 
 def _ratio(rows: Tensor) -> float:

@@ -20,6 +20,17 @@ def test_layer_name_of_the_model_itself_is_empty() -> None:
     assert {layer_name(node) for node in graph.nodes} == {""}
 
 
+def test_branches_that_nothing_reads_are_dropped_with_their_dropouts() -> None:
+    def forward(m: Inline, x: torch.Tensor) -> torch.Tensor:
+        m.drop(m.dead(x))  # type: ignore[operator]
+        y: torch.Tensor = m.layer(x)  # type: ignore[operator]
+        return y
+
+    model = Inline(forward, dead=nn.Linear(3, 3), drop=nn.Dropout(), layer=nn.Linear(3, 3))
+    graph = capture(model, torch.randn(2, 3)).module.graph
+    assert [str(node.target) for node in graph.nodes if node.op == "call_function"] == ["aten.linear.default"]
+
+
 def test_fx_value_reads_parameters_by_their_dotted_name() -> None:
     module = captured("conv").module
     model = CASES["conv"].model()

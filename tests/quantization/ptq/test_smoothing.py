@@ -107,6 +107,7 @@ def test_what_a_residual_reads_is_left_alone_and_said(caplog: pytest.LogCaptureF
     model = nn.Sequential(PostNorm(), nn.Linear(WIDTH, 4)).eval()
     with torch.no_grad():
         model[0].norm.weight[5] *= 100  # type: ignore[index, operator, union-attr]
+        model[0].layer.weight[:, 5] /= 100  # type: ignore[index, operator, union-attr]
     prepared = prepare(model, X)
     weights = copy.deepcopy(prepared.state_dict())
     (found,) = [outliers for outliers in smooth_(prepared, [X]) if outliers.tensor == "layer_norm"]
