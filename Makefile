@@ -54,8 +54,12 @@ bench: $(READY) ## Measure speed against FP32 and PyTorch; writes docs/*speed.md
 	$(BIN)/python scripts/text_speed.py
 	$(BIN)/python scripts/detection_speed.py
 
-matrix: $(READY) ## Run timm families, encoders and detectors through the flow; writes docs/*_matrix.md.
+matrix: $(READY) ## Run timm, torchvision, Hugging Face and torch.nn through the flow; writes docs/*_matrix.md.
 	$(BIN)/python scripts/timm_matrix.py
+	$(BIN)/python scripts/torchvision_matrix.py
+	$(BIN)/python scripts/auto_matrix.py
+	$(BIN)/python scripts/layer_matrix.py
+	-$(BIN)/python scripts/kernel_sweep.py
 	$(BIN)/python scripts/encoder_matrix.py
 	$(BIN)/python scripts/detector_matrix.py
 

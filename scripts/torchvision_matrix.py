@@ -22,7 +22,10 @@ from torchvision import models
 
 #: Pixels of images, by the package of the builders.
 KINDS = {"classification": 224, "segmentation": 96, "detection": 128}
-OWN_PIXELS = {"inception_v3": 299, "vit_h_14": 224}
+OWN_PIXELS = {"inception_v3": 299}
+
+#: A larger sibling of what is tried adds hours and no layer.
+MOST = 150_000_000
 
 
 class Dense(nn.Module):
@@ -51,6 +54,10 @@ def check(name: str, kind: str) -> list[Row]:
     options: dict[str, Any] = {"weights": None}
     if kind != "classification":
         options |= {"weights_backbone": None, "num_classes": 5}
+    with torch.device("meta"):
+        size = sum(p.numel() for p in models.get_model(name, **options).parameters())
+    if size > MOST:
+        return []
     model = models.get_model(name, **options).eval()
     if hasattr(model, "aux_logits"):
         model.aux_logits = False
@@ -66,7 +73,10 @@ def check(name: str, kind: str) -> list[Row]:
 def page(content: Content) -> str:
     lines = ["# torchvision", "", "Written by `make matrix`, see [timm families](timm_matrix.md).", ""]
     for kind, rows in content["kinds"].items():
+        tried = {row["model"] for row in rows}
+        large = ", ".join(f"`{name}`" for name in names_of(kind) if name not in tried)
         lines += [f"## {kind.capitalize()}", "", f"{verdict(rows)}.", "", *table(rows), ""]
+        lines += [f"Not tried, with over {MOST // 10**6} M parameters, but smaller siblings: {large}.", ""] if large else []
     rows = [row for each in content["kinds"].values() for row in each]
     return "\n".join([*lines, measured_on(content, "torchvision"), *why_float(rows)]) + "\n"
 
