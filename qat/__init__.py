@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qat.deploy.artifact import load, save_artifact, verify
     from qat.deploy.detector import load_detector
     from qat.quantization.analysis.coverage import coverage
+    from qat.quantization.analysis.latency import latency
     from qat.quantization.analysis.parity import engine_parity, simulation_parity
     from qat.quantization.calibrate import calibrate
     from qat.quantization.convert import convert
@@ -35,6 +36,7 @@ __all__ = [
     "convert",
     "coverage",
     "engine_parity",
+    "latency",
     "load",
     "load_detector",
     "lower",
@@ -56,6 +58,7 @@ _HOMES = {
     "convert": "qat.quantization.convert",
     "coverage": "qat.quantization.analysis.coverage",
     "engine_parity": "qat.quantization.analysis.parity",
+    "latency": "qat.quantization.analysis.latency",
     "load": "qat.deploy.artifact",
     "load_detector": "qat.deploy.detector",
     "lower": "qat.quantization.engines",

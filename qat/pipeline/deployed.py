@@ -21,6 +21,7 @@ from qat.pipeline.assess import write_artifact
 from qat.pipeline.loading import given, load_prepared, open_artifact, ready_program
 from qat.pipeline.run import Judging, benchmark_inputs, open_run, prepare_model, sample_inputs, score
 from qat.quantization.analysis.coverage import coverage
+from qat.quantization.analysis.latency import described, latency
 from qat.quantization.analysis.parity import LayerParity, engine_parity, simulation_parity
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
@@ -59,27 +60,33 @@ def evaluate_deployed(config: Config, console: Console | None = None) -> dict[st
 
 
 def inspect_deployed(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """What this CPU's kernels add in 16 bits; coverage, ranges and per-layer SQNR of a QAT `checkpoint` (simulation against
-    INT8) or an `artifact` (engine against reference), on a batch of test samples."""
+    """What this CPU's kernels add in 16 bits; coverage, where the time goes, ranges and per-layer SQNR of a QAT `checkpoint`
+    (simulation against INT8) or an `artifact` (engine against reference), on a batch of test samples."""
     console = console or Console()
     program = ready_program(config)
     result: dict[str, Any] = {"saturation": saturation()}
     console.print(saturation_table(result["saturation"]))
     if program is not None:
-        rows = engine_parity(program, config.engines[0], _sample(open_artifact(config, console)))
+        sample = _sample(open_artifact(config, console))
+        rows = engine_parity(program, config.engines[0], sample)
         against = f"{config.engines[0]} against reference"
     else:
         run = open_run(config, None, console)
         prepared = load_prepared(run)
         program = convert(prepared)
-        rows = simulation_parity(prepared, program, _sample(run))
+        sample = _sample(run)
+        rows = simulation_parity(prepared, program, sample)
         against = "simulation against INT8"
-        found = coverage(prepared, [x[:1] for x in _sample(run)])
+        found = coverage(prepared, [x[:1] for x in sample])
         result["coverage"] = asdict(found)
         console.print(f"{found.macs_int8:.1%} of {found.macs / 1e6:.1f} M multiply-accumulates in INT8", highlight=False)
         for op in found.float_ops:
             console.print(f"  float: {op.op} in {op.layer or '(model)'}: {op.reason}", highlight=False)
     console.print(f"made for {program.target}", highlight=False)
+    times = latency(program, config.engines[0], sample)
+    result["latency"] = [asdict(row) for row in times]
+    if times:
+        console.print(f"time on {config.engines[0]}, {len(sample[0])} samples: {described(times)}", highlight=False)
     console.print(layer_table(rows, program, against))
     grids = program.grids()
     result["layers"] = [
@@ -141,10 +148,10 @@ def benchmark_deployed(config: Config, console: Console | None = None) -> dict[s
     finally:
         torch.set_num_threads(before)
     table = Table("model", "p50 ms", "p95 ms", "speed-up", title=f"{run.model.name}, {_shape(inputs)}, {threads} threads")
-    for name, latency in found.items():
-        table.add_row(name, f"{latency.p50:.2f}", f"{latency.p95:.2f}", f"{found['fp32'].p50 / latency.p50:.2f}×")
+    for name, time in found.items():
+        table.add_row(name, f"{time.p50:.2f}", f"{time.p95:.2f}", f"{found['fp32'].p50 / time.p50:.2f}×")
     console.print(table)
-    return {name: asdict(latency) for name, latency in found.items()}
+    return {name: asdict(time) for name, time in found.items()}
 
 
 def export_checkpoint(config: Config, console: Console | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -71,6 +72,21 @@ class StepModel(Int8Model):
                 for i in step.dead:
                     values[i] = None
         return self._result(values)
+
+    def clock(self, *inputs: Tensor) -> dict[str, float]:
+        """Seconds of every step in one pass, by name."""
+        values: list[object] = [None] * len(self._slots)
+        fitted = self._fitted(inputs)
+        values[: len(fitted)] = fitted
+        seconds: dict[str, float] = {}
+        with torch.inference_mode(), self._kernels.running():
+            for step in self._steps:
+                start = time.perf_counter()
+                values[step.target] = step.function(*[values[i] for i in step.sources])
+                seconds[step.name] = time.perf_counter() - start
+                for i in step.dead:
+                    values[i] = None
+        return seconds
 
     def look(self, inputs: Sequence[Tensor], replay: Mapping[str, object] | None) -> tuple[object, dict[str, object]]:
         values: list[object] = [None] * len(self._slots)
