@@ -20,8 +20,8 @@ def map_nodes(value: Any, function: Callable[[Any], Any]) -> Any:
 
 def convolution_settings(node: GraphNode, dims: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
     """Stride, padding and dilation of a convolution over `dims` dimensions, and its groups."""
-    given = node.args[3:]
-    stride, padding, dilation, groups = (*given, *(1, 0, 1, 1)[len(given) :])
+    given: list[Any] = list(node.args[3:])
+    stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
     return _tuple(stride, dims), _tuple(padding, dims), _tuple(dilation, dims), groups
 
 

@@ -92,7 +92,7 @@ def test_a_compiled_prepared_model_computes_the_same(training: bool) -> None:
     prepared = trainable()
     for module in prepared.modules():
         module.training = training and "Dropout" not in type(module).__name__
-    compiled = torch.compile(copy.deepcopy(prepared), backend="eager")
+    compiled: nn.Module = torch.compile(copy.deepcopy(prepared), backend="eager")  # type: ignore[assignment]
     torch.testing.assert_close(step(compiled), step(prepared))
     for one, other in zip(gradients(prepared), gradients(compiled), strict=True):
         torch.testing.assert_close(one, other)

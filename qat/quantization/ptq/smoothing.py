@@ -100,10 +100,11 @@ class _Watch(fx.Interpreter):
         super().__init__(prepared.network)
         self.rows: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
         self.calls: dict[str, GraphNode] = {}
-        names = {module: name for name, module in prepared.fake_quantizes()}
+        names = {id(module): name for name, module in prepared.fake_quantizes()}
         for node in prepared.network.graph.nodes:
-            if node.op == "call_module" and (module := prepared.network.get_submodule(node.target)) in names:
-                self.calls[names[module]] = node  # type: ignore[index]
+            module = prepared.network.get_submodule(node.target) if node.op == "call_module" else None
+            if id(module) in names:
+                self.calls[names[id(module)]] = node
         self._by_node = {node: name for name, node in self.calls.items()}
         self._linear = {n.name for n in prepared.network.graph.nodes if _is_integer_linear(prepared, n)}
 

@@ -38,8 +38,8 @@ def test_every_layer_takes_its_part(affine: bool, dim: int) -> None:
 
 def test_frozen_parts_stay_frozen_in_the_prepared_model() -> None:
     model = network(lambda m, x: m.norm(torch.cat([m.a(x), m.b(x)], 1)))
-    model.norm.requires_grad_(False)  # type: ignore[union-attr]
-    model.a.requires_grad_(False)  # type: ignore[union-attr]
+    model.norm.requires_grad_(False)
+    model.a.requires_grad_(False)
     trains = {
         name.removeprefix("network."): p.requires_grad for name, p in prepare(model, torch.randn(2, 3, 8, 8)).named_parameters()
     }

@@ -59,7 +59,7 @@ def network(outlier: float, norm: type[nn.Module] = nn.LayerNorm) -> nn.Module:
             assert isinstance(block, Block)
             block.norm.weight[:3] *= outlier  # type: ignore[index, operator]
             if norm is nn.LayerNorm:
-                block.norm.bias[:3] = outlier / 10  # type: ignore[index, operator]
+                block.norm.bias[:3] = outlier / 10  # type: ignore[operator]
             block.up.weight[:, :3] /= outlier
     return model.eval()
 
