@@ -47,6 +47,7 @@ def _found(batch: object, specs: Sequence[InputSpec]) -> list[Tensor] | None:
 
 def _by_name(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor] | None:
     """Inputs by their names, or without the name of the one argument that all of them are in."""
+    tensors = {**{f"{name}_1": tensor for name, tensor in tensors.items()}, **tensors}  # names of Python's own: `input_1`
     parts = names[0].split("_")
     for prefix in ("_".join([*parts[:i], ""]) for i in range(len(parts))):
         if all(name.startswith(prefix) and name.removeprefix(prefix) in tensors for name in names):

@@ -47,7 +47,7 @@ def calibrate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"calibrate takes a limit of at least 1 batch, got {limit}")
-    device = next(prepared.parameters()).device
+    device = prepared.device
     prepared.set_observing_(True)
     prepared.set_quantizing_(False)
     correction = BiasCorrection(prepared)

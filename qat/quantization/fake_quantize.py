@@ -112,7 +112,7 @@ class FakeQuantize(ActivationFakeQuantize):
         self._refreshed: tuple[int, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.observing and (self.training or not bool(self.observer.seen())):
+        if self.observing and x.numel() and (self.training or not bool(self.observer.seen())):
             self.observer.observe(x.detach())
             self.refresh_()
         if not self.quantizing:

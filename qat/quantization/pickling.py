@@ -1,6 +1,6 @@
-"""A prepared network that was pickled: fx writes its code and traces it again, which invents other names for the nodes.
+"""A prepared network as data. fx pickles its code and traces it again, which invents other names for nodes, and other nodes.
 
-Placement, ranges and checkpoints go by the names, so they are written along and given back.
+Placement, ranges and checkpoints go by the names, so the graph is written node by node.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 
 from qat.quantization.graph.nodes import GraphNode
 
@@ -18,39 +19,96 @@ Described = tuple[tuple[int, ...], torch.dtype] | list[Any] | None
 
 
 @dataclass(frozen=True)
-class NodeRecord:
-    """What tracing again does not find out about a node."""
+class _Value:
+    """The value of an earlier node."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """A node of a graph. A target of ATen is written by its name."""
+
+    op: str
+    name: str
+    target: Any
+    args: Any
+    kwargs: Any
     stack: tuple[tuple[str, str], ...]
     value: Described
 
 
-def node_records(network: fx.GraphModule) -> list[NodeRecord]:
-    """One per node, in the order in which the code is traced again: inputs first."""
-    return [NodeRecord(node.name, _stack(node), _described(node.meta.get("val"))) for node in _in_order(network)]
+@dataclass(frozen=True)
+class NetworkRecord:
+    """A network: its nodes, and a module that holds its tensors and submodules."""
+
+    nodes: tuple[NodeRecord, ...]
+    root: nn.Module
 
 
-def restore_names_(network: fx.GraphModule, records: list[NodeRecord]) -> None:
-    """Give the nodes of a network that was traced again their names, layers and the shapes of their values."""
-    traced = _in_order(network)
-    if [node.name for node in traced] == [record.name for record in records]:
-        return
+def record_of(network: fx.GraphModule) -> NetworkRecord:
+    """The network as data that pickles; tensors and modules are the network's own."""
+    root = nn.Module()
+    root._parameters.update(network._parameters)
+    root._buffers.update(network._buffers)
+    root._modules.update(network._modules)
+    for name, value in vars(network).items():
+        if isinstance(value, Tensor):
+            setattr(root, name, value)
+    root.training = network.training
+    return NetworkRecord(tuple(map(_record, network.graph.nodes)), root)
+
+
+def network_of(record: NetworkRecord) -> fx.GraphModule:
+    """The network that was recorded."""
     graph = fx.Graph()
-    made: dict[GraphNode, GraphNode] = {}
-    for node, record in zip(traced, records, strict=True):
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: made[n])
-        new = made[node] = graph.create_node(node.op, node.target, args, kwargs, name=record.name)
-        new.meta = {"val": _like(record.value), "nn_module_stack": {key: (path, None) for key, path in record.stack}}
-    network.graph = graph
+    made: dict[str, GraphNode] = {}
+    for node in record.nodes:
+        args, kwargs = _with_nodes((node.args, node.kwargs), made)
+        target = _op(node.target) if node.op == "call_function" else node.target
+        new = made[node.name] = graph.create_node(node.op, target, args, kwargs, name=node.name)
+        new.meta = {"val": _like(node.value), "nn_module_stack": {key: (path, None) for key, path in node.stack}}
+    network = fx.GraphModule(record.root, graph)
+    network.training = record.root.training
+    return network
 
 
-def _in_order(network: fx.GraphModule) -> list[GraphNode]:
-    return sorted(network.graph.nodes, key=lambda node: node.op != "placeholder")
+def _record(node: GraphNode) -> NodeRecord:
+    return NodeRecord(
+        op=node.op,
+        name=node.name,
+        target=str(node.target) if isinstance(node.target, OpOverload) else node.target,
+        args=_without_nodes(node.args),
+        kwargs=_without_nodes(node.kwargs),
+        stack=tuple((str(key), str(entry[0])) for key, entry in (node.meta.get("nn_module_stack") or {}).items()),
+        value=_described(node.meta.get("val")),
+    )
 
 
-def _stack(node: GraphNode) -> tuple[tuple[str, str], ...]:
-    return tuple((str(key), str(entry[0])) for key, entry in (node.meta.get("nn_module_stack") or {}).items())
+def _without_nodes(value: Any) -> Any:
+    """Arguments with names in the place of nodes, in plain containers."""
+    if isinstance(value, fx.Node):
+        return _Value(value.name)
+    if isinstance(value, tuple | list):
+        items = [_without_nodes(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return {key: _without_nodes(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _with_nodes(value: Any, made: dict[str, GraphNode]) -> Any:
+    if isinstance(value, _Value):
+        return made[value.name]
+    if isinstance(value, tuple | list):
+        items = [_with_nodes(item, made) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return {key: _with_nodes(item, made) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _op(target: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    namespace, name, overload = target.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
 
 
 def _described(value: object) -> Described:

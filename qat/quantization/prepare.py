@@ -96,23 +96,31 @@ def insert_fake_quantize_(
     """Put fake quantization behind every tensor of `placement.grids`, on every INT8 weight (once, where layers share it) and
     behind every look-up in an INT8 table, as `choose` says for their layers."""
     network, graph = captured.module, captured.module.graph
+    activations, weights = (_unused(network, group) for group in ("fake_quantize", "weight_fake_quantize"))
     for node in list(graph.nodes):
         kernel = placement.kernels.get(node.name)
         if kernel is not None and kernel.role is Role.COMPUTE and node.args[1].op != "call_module":
             sharers = _sharers(node, network, placement.kernels, target)
             module = choose(layer_name(node)).weight(bounded_layouts(node, network, target))
-            _insert_(network, node.args[1], f"weight_fake_quantize.{node.name}", module, sharers)
+            _insert_(network, node.args[1], f"{weights}.{node.name}", module, sharers)
         tensor = node
         if kernel is not None and kernel.role is Role.LOOKUP:
             table = choose(layer_name(node)).table()
-            tensor = _insert_(network, node, f"weight_fake_quantize.{node.name}", table, set(node.users))
+            tensor = _insert_(network, node, f"{weights}.{node.name}", table, set(node.users))
         if node.name in placement.grids:
             users = set(tensor.users)
             if node.name not in placement.integers:  # a float tensor: only the integer kernels see the rounded one
                 users = {user for user in users if user.name in placement.kernels}
-            _insert_(network, tensor, f"fake_quantize.{node.name}", choose(layer_name(node)).activation(), users)
+            _insert_(network, tensor, f"{activations}.{node.name}", choose(layer_name(node)).activation(), users)
     graph.lint()
     network.recompile()
+
+
+def _unused(network: nn.Module, group: str) -> str:
+    """A name for a group of modules that the model has no other use for."""
+    while hasattr(network, group):
+        group += "_"
+    return group
 
 
 def _sharers(node: GraphNode, network: nn.Module, kernels: Mapping[str, Kernel], target: Target) -> set[GraphNode]:

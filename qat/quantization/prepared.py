@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQua
 from qat.quantization.graph.calls import InputSpec, flat_inputs
 from qat.quantization.graph.forms import LEAF, Form, dressed
 from qat.quantization.graph.nodes import GraphNode, quantized_tensor, rebind_device_, stored_name
-from qat.quantization.pickling import node_records, restore_names_
+from qat.quantization.pickling import network_of, record_of
 from qat.quantization.placement import Placement
 from qat.quantization.qparams import ACTIVATION_LOW, QParams
 from qat.quantization.targets import renamed
@@ -61,18 +62,24 @@ class PreparedModel(nn.Module):
         return output if self.form.is_plain else dressed(output, self.form)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_nodes": node_records(self.network)}
+        modules = {name: module for name, module in self._modules.items() if name != "network"}
+        return {**vars(self), "_modules": modules, "_record": record_of(self.network)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        records = state.pop("_nodes")
+        record = state.pop("_record")
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        restore_names_(self.network, records)
+        self.network = network_of(record)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
         """Move to another device or dtype; `arange` and the like, whose device an exported graph pins, move along."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        rebind_device_(self.network, next(self.parameters()).device)
+        rebind_device_(self.network, self.device)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are; a model may have buffers alone."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -38,6 +38,23 @@ def test_prepared_model_is_the_same_in_training_and_evaluation(name: str) -> Non
     assert torch.equal(prepared.train()(x), prepared.eval()(x))
 
 
+def test_models_may_have_their_own_fake_quantize() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.fake_quantize = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+            self.weight_fake_quantize = nn.Sequential(nn.Linear(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.weight_fake_quantize(self.layer(x) * self.fake_quantize)
+            return y
+
+    x = torch.randn(3, 4)
+    prepared = prepare(Named().eval(), x)
+    assert "network.weight_fake_quantize.0.weight" in dict(prepared.named_parameters())
+    assert len(list(prepared.stored_fake_quantizes())) == 2
+
+
 def test_tensors_may_be_called_like_methods_of_a_module() -> None:
     model = Inline(lambda m, x: m.layer((x > 0).to(torch.float64).float()) + m.layer(x.abs().float()), layer=nn.Linear(4, 4))
     x = torch.randn(3, 4)

@@ -5,6 +5,7 @@ Models take nested tuples, dicts, keyword arguments, numbers and None.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,9 +141,7 @@ def flat_inputs(args: Sequence[object], kwargs: Mapping[str, object], specs: Seq
 
 def _in_order(args: Sequence[object], kwargs: Mapping[str, object], specs: Sequence[InputSpec]) -> list[object]:
     given = dict(_checked(pair) for key, value in kwargs.items() for pair in named_leaves(key, value) if pair[1] is not None)
-    for name in given:
-        if name not in {spec.name for spec in specs}:
-            raise InputError(f"the model has no input {name!r}.{near(name, [spec.name for spec in specs])}")
+    given = {_traced_name(name, specs): value for name, value in given.items()}
     positional = [_checked(pair)[1] for arg in args for pair in named_leaves("", arg) if pair[1] is not None]
     free = [spec.name for spec in specs if spec.name not in given]
     if len(positional) != len(free):
@@ -150,6 +149,16 @@ def _in_order(args: Sequence[object], kwargs: Mapping[str, object], specs: Seque
         raise InputError(f"the model takes {len(specs)} inputs ({names}), got {len(positional) + len(given)}")
     given.update(zip(free, positional, strict=True))
     return [given[spec.name] for spec in specs]
+
+
+def _traced_name(name: str, specs: Sequence[InputSpec]) -> str:
+    """What an input is called in the graph, where `input` and other names of Python's own have a number behind them."""
+    names = {spec.name for spec in specs}
+    plain = re.sub(r"\W", "_", name)
+    for candidate in (name, plain, f"{plain}_1"):
+        if candidate in names:
+            return candidate
+    raise InputError(f"the model has no input {name!r}.{near(name, names)}")
 
 
 def named_leaves(name: str, value: object) -> Iterator[tuple[str, object]]:

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from qat.errors import CaptureError
 from qat.quantization.graph.calls import Call, Called, InputSpec, Plain, batches_of_two, free_batch, parsed
 from qat.quantization.graph.decompose import decomposed
-from qat.quantization.graph.dropout import mark_depths_
+from qat.quantization.graph.dropout import TracedDropouts, mark_depths_
 from qat.quantization.graph.faithful import check_equal, check_same, other_sizes, probe
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.forms import Form, form_of, known_outputs, plain
@@ -153,7 +153,8 @@ def _export(
     shapes = _dynamic_shapes(model, *call.arguments([dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in dims]))
     try:
         with warnings.catch_warnings(action="ignore"), known_outputs(model, args, kwargs), torch.no_grad(), free_lengths(model):
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            with TracedDropouts():
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
             if needs_functionalization(program.graph):
                 program = program.run_decompositions({})
             return _flatten(decomposed(program).module(check_guards=False), program.call_spec.out_spec)
@@ -175,6 +176,8 @@ def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
             return value
         if isinstance(value, dict):
             return {key: free(item) for key, item in value.items()}
+        if hasattr(value, "_fields"):
+            return type(value)(*map(free, value))
         return type(value)(map(free, value)) if isinstance(value, list | tuple) else None
 
     return {name: free(value) for name, value in bound.items()}

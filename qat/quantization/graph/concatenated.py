@@ -25,6 +25,8 @@ def split_batch_norms_(module: fx.GraphModule, foldable: Collection[object]) -> 
     graph = module.graph
     for norm in [n for n in graph.nodes if n.target is aten.batch_norm.default]:
         cat = norm.args[0]
+        if norm.args[3] is None or norm.args[5]:  # statistics of the batch
+            continue
         if cat.target is not aten.cat.default or argument(cat, 1, "dim", 0) not in (1, 1 - cat.meta["val"].dim()):
             continue
         parts = cat.args[0]
@@ -46,15 +48,15 @@ def _part_(module: fx.GraphModule, norm: GraphNode, part: GraphNode, i: int, cha
         own = module.graph.call_function(aten.batch_norm.default, (part, None, None, None, None, *norm.args[5:]))
     own.meta = {**norm.meta, "val": part.meta["val"]}
     with module.graph.inserting_before(own):
-        stored = [_slice_(module, node, i, channels) if node is not None else None for node in norm.args[1:5]]
+        stored = [_slice_(module, node, f"{norm.name}_{i}", channels) if node is not None else None for node in norm.args[1:5]]
     own.args = (part, *stored, *norm.args[5:])
     return own
 
 
-def _slice_(module: fx.GraphModule, node: GraphNode, i: int, channels: slice) -> GraphNode:
+def _slice_(module: fx.GraphModule, node: GraphNode, part: str, channels: slice) -> GraphNode:
     whole = fx_value(module, node)
     *path, leaf = node.target.split(".")
-    owner, name = module.get_submodule(".".join(path)), f"{leaf}_{i}"
+    owner, name = module.get_submodule(".".join(path)), f"{leaf}_{part}"
     value: Tensor = whole.detach()[channels].clone()
     if isinstance(whole, nn.Parameter):
         owner.register_parameter(name, nn.Parameter(value, requires_grad=whole.requires_grad))

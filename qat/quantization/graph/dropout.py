@@ -8,49 +8,63 @@ Reference: Srivastava et al. 2014, JMLR 15 (dropout); Huang et al. 2016, arXiv:1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from qat.quantization.graph.nodes import GraphNode, constants, layer_name
+from qat.quantization.graph.nodes import DROPS, GraphNode, constants, layer_name
 
-aten = torch.ops.aten
+#: While a model is traced its dropouts are calls of this op. PyTorch's own return their argument itself in evaluation, so that
+#: whatever reads that tensor later would read it behind the dropout.
+_LIBRARY: Any = torch.library.Library("qat", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("drop(Tensor x, float p, str kind) -> Tensor")
+_LIBRARY.impl("drop", lambda x, p, kind: x.clone(), "CompositeExplicitAutograd")
+
+#: What alpha dropout puts in the place of what it drops: SELU's limit.
+ALPHA = -1.7580993408473766
 
 
-def drop_rows(x: Tensor, p: float, training: bool) -> Tensor:
-    """Stochastic depth: every sample of a batch, shape (N, ...), is dropped as a whole."""
-    noise = F.dropout(torch.ones(x.shape[0], *([1] * (x.dim() - 1)), dtype=x.dtype, device=x.device), p, training)
-    return x * noise
-
-
-#: What drops: (x, p, training) -> x.
-KINDS: Mapping[str, Callable[[Tensor, float, bool], Tensor]] = {
-    "elements": F.dropout,
-    "channels": torch.feature_dropout,
-    "alpha": torch.alpha_dropout,
-    "rows": drop_rows,
-}
-
-_OPS = {aten.dropout.default: "elements", aten.feature_dropout.default: "channels", aten.alpha_dropout.default: "alpha"}
+def factors(x: Tensor, kind: str, p: float) -> tuple[Tensor, Tensor | None]:
+    """What a dropout multiplies a tensor by, and what it adds, in shapes that broadcast to the tensor's."""
+    if kind == "alpha":
+        keep = torch.empty_like(x).bernoulli_(1 - p)
+        a = ((1 - p) * (1 + p * ALPHA**2)) ** -0.5 if p < 1 else 0.0
+        return keep * a, (1 - keep) * (a * ALPHA) - a * ALPHA * p
+    ones = x.shape if kind == "elements" else (*x.shape[: 2 if kind == "channels" else 1], *([1] * (x.dim() - 2)))
+    if kind.startswith("rows"):
+        ones = (x.shape[0], *([1] * (x.dim() - 1)))
+    noise = F.dropout(torch.ones(ones, dtype=x.dtype, device=x.device), p, True)
+    return noise * (1 - p) if kind == "rows, unscaled" else noise, None
 
 
 class Dropout(nn.Module):
-    """Drops in training. Called with two tensors, it does to the first what it did to the second: `mask` of it."""
+    """Drops in training.
+
+    Args:
+        kind: `elements`, `channels` (of a sample), `rows` (whole samples), `rows, unscaled`, or `alpha`.
+        p: the share that is dropped.
+    """
 
     def __init__(self, kind: str, p: float) -> None:
         super().__init__()
         self.kind = kind
         self.p = p
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+        """Args: mask: of a tensor that others read as well, see `DropoutMask`."""
         if not self.training:
             return x
-        return x * mask if mask is not None else KINDS[self.kind](x, self.p, True)
+        if mask is None and self.kind == "elements":
+            return F.dropout(x, self.p, True)
+        factor, shift = mask if mask is not None else factors(x, self.kind, self.p)
+        return x * factor if shift is None else x * factor + shift
 
     def extra_repr(self) -> str:
         return f"{self.kind}, p={self.p}"
@@ -59,48 +73,80 @@ class Dropout(nn.Module):
 class DropoutMask(Dropout):
     """One mask for a tensor that some read rounded and others in float; None in evaluation."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:  # type: ignore[override]
-        return KINDS[self.kind](torch.ones_like(x), self.p, True) if self.training else None
+    def forward(self, x: Tensor, mask: object = None) -> Any:
+        return factors(x, self.kind, self.p) if self.training else None
 
 
 # --- while tracing -----------------------------------------------------------------------------------------------------
 
 
+class TracedDropouts(TorchFunctionMode):
+    """Calls of dropout functions become calls of the op; those that drop in evaluation too stay what they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = _FUNCTIONS.get(func)
+        if kind is None:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("input", "p", "training"), args, strict=False), **(kwargs or {}))
+        if given.get("training", given.get("train", True)):
+            return func(*args, **(kwargs or {}))
+        return torch.ops.qat.drop(given["input"], float(given.get("p", 0.5)), kind)
+
+
+_FUNCTIONS: Mapping[Any, str] = {
+    F.dropout: "elements",
+    torch.dropout: "elements",
+    **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout), "channels"),
+    **dict.fromkeys((F.alpha_dropout, torch.alpha_dropout), "alpha"),
+}
+
+
 class StochasticDepth(nn.Module):
     """Stands for a model's own while it is traced: theirs leave no trace in evaluation."""
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, *, scaled: bool) -> None:
         super().__init__()
         self.p = p
+        self.kind = "rows" if scaled else "rows, unscaled"
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.p, training=False)
+        dropped: Tensor = torch.ops.qat.drop(x, self.p, self.kind)
+        return dropped
 
 
 def mark_depths_(model: nn.Module) -> None:
-    """Put a `StochasticDepth` in the place of every module that is one by its name: timm's, torchvision's, Hugging Face's."""
+    """Put a `StochasticDepth` in the place of every module that is one: timm's, torchvision's, Hugging Face's."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            p = _depth(child)
-            if p:
-                setattr(module, name, StochasticDepth(p))
+            if _is_depth(child) and (p := _share(child)):
+                setattr(module, name, StochasticDepth(p, scaled=bool(getattr(child, "scale_by_keep", True))))
 
 
-def _depth(module: nn.Module) -> float:
-    """The share of samples that a module drops."""
-    if not type(module).__name__.endswith(("DropPath", "StochasticDepth")) or getattr(module, "mode", "row") != "row":
-        return 0.0
-    return float(getattr(module, "drop_prob", None) or getattr(module, "p", None) or 0.0)
+def _is_depth(module: nn.Module) -> bool:
+    """By its name, and because it takes one tensor and holds nothing: a class of that name may be anything."""
+    named = type(module).__name__.endswith(("DropPath", "StochasticDepth"))
+    if not named or getattr(module, "mode", "row") != "row" or any(True for _ in module.children()):
+        return False
+    needed = [p for p in inspect.signature(module.forward).parameters.values() if p.default is p.empty]
+    return len(needed) == 1
+
+
+def _share(module: nn.Module) -> float:
+    """The share that a module drops, by what such modules call it."""
+    for name in ("drop_prob", "p", "dropout", "dropout_p", "attention_dropout", "drop_block_prob"):
+        value = getattr(module, name, None)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+            return float(value)
+    return 0.0
 
 
 def droppers(model: nn.Module) -> dict[str, float]:
-    """Every module that drops in training, with its share, by its dotted name."""
+    """Every module that drops in training, with its share, by its dotted name: dropouts, and what has a share of its own
+    (attention, recurrent layers, `DropBlock2d`)."""
+    kinds = ("Drop", "Attention", "StochasticDepth", "LSTM", "GRU", "RNN")
     found = {}
     for name, module in model.named_modules():
-        p = float(module.p) if isinstance(module, _DropoutNd) else _depth(module)
-        if isinstance(module, nn.MultiheadAttention):
-            p = float(module.dropout)
-        if p:
+        if any(kind in type(module).__name__ for kind in kinds) and (p := _share(module)):
             found[name] = p
     return found
 
@@ -129,24 +175,19 @@ def take_out_dropouts_(graph: fx.Graph) -> list[Taken]:
     """Leave every dropout out, and say where they were, in their order. Those of weights do not come back."""
     fixed = constants(graph)
     taken: dict[GraphNode, Taken] = {}
-    for node in [n for n in graph.nodes if n.target in _OPS]:
-        p, stack = float(node.args[1]), node.meta.get("nn_module_stack")
-        source = node.args[0]
+    for node in [n for n in graph.nodes if DROPS in n.meta]:
+        p, source = float(node.args[1]), node.args[0]
         if p > 0 and node.name not in fixed:
-            kind = "rows" if _is_depth(stack) else _OPS[node.target]
             readers = {user: _places(user, node) for user in node.users}
-            taken[node] = Taken(source, kind, p, layer_name(node), stack, readers)
+            taken[node] = Taken(source, node.meta[DROPS], p, layer_name(node), node.meta.get("nn_module_stack"), readers)
         node.replace_all_uses_with(source)
         graph.erase_node(node)
-    for drop in taken.values():  # one dropout behind another: both are read by what reads the second
+    for drop in reversed(taken.values()):  # one dropout behind another: both are read by what reads the last
         for reader in [reader for reader in drop.readers if reader in taken]:
-            drop.readers.update(taken[reader].readers)
             del drop.readers[reader]
+            for other, places in taken[reader].readers.items():
+                drop.readers[other] = sorted({*drop.readers.get(other, []), *places})
     return list(taken.values())
-
-
-def _is_depth(stack: object) -> bool:
-    return isinstance(stack, Mapping) and bool(stack) and __name__ in str(list(stack.values())[-1][1])
 
 
 def _places(user: GraphNode, node: GraphNode) -> list[int]:

@@ -37,7 +37,8 @@ def fold_batch_norms_(module: fx.GraphModule) -> None:
     graph, fixed = module.graph, constants(module.graph)
     for norm in [n for n in graph.nodes if n.target is aten.batch_norm.default]:
         layer = _behind_flatten(norm.args[0])
-        weights = [layer.args[1], *layer.args[2:3]] if layer.target in FOLDABLE else []
+        of_the_batch = norm.args[3] is None or norm.args[5]
+        weights = [layer.args[1], *layer.args[2:3]] if layer.target in FOLDABLE and not of_the_batch else []
         shared = any(w is not None and len(w.users) > 1 for w in weights)
         same_channels = layer.target is not aten.linear.default or _dims(norm) == 2
         if not weights or shared or len(_readers(layer)) > 1 or not same_channels or not _is_stored(layer, fixed):

@@ -6,6 +6,7 @@ Models return named tuples, dataclasses, ordered dicts and `ModelOutput`s.
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ def dressed(value: Any, form: Form) -> Any:
         return value
     if form.keys or isinstance(value, Mapping):
         items = {key: dressed(value[key], part) for key, part in zip(form.keys, form.parts, strict=True)}
-        return form.kind(**items) if dataclasses.is_dataclass(form.kind) else form.kind(items)
+        if issubclass(form.kind, defaultdict):
+            return defaultdict(None, items)
+        kind: Any = form.kind
+        return kind(**items) if dataclasses.is_dataclass(kind) else kind(items)
     parts = [dressed(item, part) for item, part in zip(value, form.parts, strict=True)]
     return form.kind(*parts) if hasattr(form.kind, "_fields") else form.kind(parts)
 

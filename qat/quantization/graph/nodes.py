@@ -11,6 +11,9 @@ from torch import Tensor, fx, nn
 GraphNode: TypeAlias = Any
 
 
+#: Key of a node's `meta`: the kind of a dropout, see `dropout.py`.
+DROPS = "drops"
+
 #: Ops that choose: a rounding may exchange two values of nearly equal rank, and with them whatever they pick.
 CHOOSING = ("topk", "sort", "argsort", "argmax", "argmin")
 

@@ -14,7 +14,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from qat.quantization.graph.nodes import GraphNode, drop_dead_, replace_
+import qat.quantization.graph.dropout  # noqa: F401  (defines the op `drop`)
+from qat.quantization.graph.nodes import DROPS, GraphNode, drop_dead_, replace_
 
 aten = torch.ops.aten
 
@@ -42,7 +43,7 @@ def _normalize_node_(graph: fx.Graph, node: GraphNode) -> None:
         node.target = twin
         written.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and user > node)
     before = None
-    while node.target is not before and node.target in RULES:
+    while node.target is not before and node.target in RULES and DROPS not in node.meta:
         before = node.target
         RULES[before](graph, node)
 
@@ -145,6 +146,12 @@ def _one_output_batch_norm(graph: fx.Graph, node: GraphNode) -> None:
         replace_(graph, user, node)
 
 
+def _dropout(graph: fx.Graph, node: GraphNode) -> None:
+    """A dropout of the model, as it is in evaluation; what it does in training stands beside it."""
+    x, p, kind = node.args
+    node.target, node.args, node.meta[DROPS] = aten.dropout.default, (x, p, False), kind
+
+
 def _transpose(graph: fx.Graph, node: GraphNode) -> None:
     """`x.mT` swaps the last two dimensions."""
     node.target, node.args = aten.transpose.int, (node.args[0], -2, -1)
@@ -161,7 +168,9 @@ def _mean_slope(graph: fx.Graph, node: GraphNode) -> None:
 
 #: `detach` is not left out: training must send no gradient where the model sends none.
 RULES: dict[object, Rule] = {
+    **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _leave_out),
     aten.feature_alpha_dropout.default: _leave_out,
+    torch.ops.qat.drop.default: _dropout,
     **dict.fromkeys((aten.alias.default, aten.lift_fresh_copy.default), _leave_out),
     **dict.fromkeys((aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default), _erase),
     **dict.fromkeys((aten._assert_tensor_metadata.default, aten.sym_constrain_range.default), _erase),

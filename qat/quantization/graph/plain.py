@@ -17,12 +17,26 @@ def plain_copy(model: nn.Module) -> nn.Module:
     history, which cannot be copied; the next call computes it anew.
 
     Raises:
-        CaptureError: the model is in pieces on several ranks.
+        CaptureError: it is no module, in pieces on several ranks, or holds what is no number or cannot be copied.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"the model is a {type(model).__name__}; give an nn.Module, in Python: one that holds what it computes with"
+        )
     model = _unwrapped(model)
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise CaptureError(
+                f"weight {name!r} has no shape yet: run the model once, so that its lazy layers find their sizes"
+            )
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise CaptureError(f"weight {name!r} holds NaN or infinity")
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
-    copied = copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
+    try:
+        copied = copy.deepcopy(model, computed).eval().to(memory_format=torch.contiguous_format)
+    except (TypeError, RuntimeError) as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied, and is left alone: {error}") from error
     _without_cache_(copied)
     return copied.float() if any(_is_other_float(p) for p in copied.parameters()) else copied
 

@@ -130,7 +130,13 @@ def _site(prepared: PreparedModel, call: GraphNode) -> _Site | None:
     positions = _NORMS.get(norm.target, ())
     affine = [norm.args[i] for i in positions if len(norm.args) > i and norm.args[i] is not None]
     layers = list(call.users)
-    if not affine or len(norm.users) > 1 or len(norm.args[1]) != 1 or not all(_is_integer_linear(prepared, n) for n in layers):
+    if (
+        not affine
+        or affine[0] is not norm.args[positions[0]]
+        or len(norm.users) > 1
+        or len(norm.args[1]) != 1
+        or not all(_is_integer_linear(prepared, n) for n in layers)
+    ):
         return None
     fakes = list(dict.fromkeys(layer.args[1] for layer in layers))
     stored = [fake.args[0] for fake in fakes]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from qat.deploy.artifact import load
 from qat.errors import CaptureError, InputError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
 from qat.quantization.graph.calls import InputSpec, flat_inputs, parsed
 from qat.quantization.prepare import prepare
+from qat.quantization.program.storage import save
 from tests.quantization.graph.same import assert_same
 from tests.quantization.networks import ConvNet
 
@@ -99,6 +103,62 @@ def test_models_in_other_floats_are_prepared_in_float32_and_take_every_float(dty
     int8 = lower(convert(prepared), "fbgemm")
     for network in (prepared, int8):
         assert torch.equal(network(X.to(dtype)), network(X.to(dtype).float()))
+
+
+def test_inputs_named_like_pythons_own_are_given_by_their_names() -> None:
+    prepared = prepare(nn.Linear(8, 8).eval(), {"input": torch.ones(4, 8)})
+    calibrate(prepared, [{"input": torch.randn(4, 8), "label": torch.zeros(4)}])
+    x = torch.randn(4, 8)
+    assert torch.equal(prepared(input=x), prepared(x))
+    int8 = lower(convert(prepared), "fbgemm")
+    assert torch.equal(int8(input=x), int8(x))
+
+
+def test_named_tuples_are_inputs_too() -> None:
+    pair = namedtuple("pair", "a b")
+    model = free_form(lambda m, p: m.net(p.a) - m.net(p.b), net=ConvNet())
+    prepared = prepare(model, (pair(X, Z),))
+    prepared.set_quantizing_(False)
+    assert_same(prepared(pair(X, Z)), model(pair(X, Z)))
+
+
+def test_models_of_buffers_alone_and_empty_batches_are_calibrated() -> None:
+    model = free_form(lambda m, x: nn.functional.linear(x, m.w), w=nn.Identity())
+    del model.w
+    model.register_buffer("w", torch.randn(8, 8))
+    prepared = prepare(model, torch.randn(4, 8))
+    assert calibrate(prepared, [torch.randn(4, 8), torch.randn(0, 8)]) == 2
+    assert prepared.to("cpu").device.type == "cpu"
+
+
+def test_half_precision_inside_of_forward_is_saved(tmp_path: Path) -> None:
+    model = free_form(lambda m, x: m.layer((x.half() * 2).float()), layer=nn.Linear(8, 8))
+    x = torch.randn(4, 8)
+    prepared = prepare(model, x)
+    calibrate(prepared, [x])
+    program = convert(prepared)
+    save(program, tmp_path / "artifact")
+    assert torch.equal(load(tmp_path / "artifact")(x), lower(program, "fbgemm")(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda x: x, "the model is a function; give"),
+        (nn.Sequential(nn.LazyLinear(8)), "weight '0.weight' has no shape yet"),
+        (
+            nn.Sequential(nn.Linear(8, 8)).apply(
+                lambda m: nn.init.constant_(m.weight, torch.nan) if hasattr(m, "weight") else m
+            ),
+            "weight '0.weight' holds NaN or infinity",
+        ),
+    ],
+    ids=["function", "lazy", "NaN"],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_is_no_model_yet_is_refused_in_words(model: Any, words: str) -> None:
+    with pytest.raises(CaptureError, match=words):
+        prepare(model, torch.randn(4, 8))
 
 
 def test_index_tensors_may_be_narrow_strided_and_expanded() -> None:

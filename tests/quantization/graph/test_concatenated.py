@@ -46,6 +46,29 @@ def test_frozen_parts_stay_frozen_in_the_prepared_model() -> None:
     assert trains == {"a.weight": False, "a.bias": False, "b.weight": True, "b.bias": True}
 
 
+def test_one_norm_behind_two_concatenations_is_split_for_each() -> None:
+    torch.manual_seed(0)
+    layers = {name: nn.Conv2d(3, channels, 1) for name, channels in zip("abcd", (8, 8, 4, 12), strict=True)}
+    norm = nn.BatchNorm2d(16)
+    norm.running_mean, norm.running_var = torch.randn(16), torch.rand(16) + 0.5
+    model = Inline(
+        lambda m, x: (m.norm(torch.cat([m.a(x), m.b(x)], 1)), m.norm(torch.cat([m.c(x), m.d(x)], 1))), norm=norm, **layers
+    ).eval()
+    x = torch.randn(2, 3, 4, 4)
+    captured = capture(model, x)
+    assert "aten.batch_norm.default" not in graph_ops(captured.module)
+    assert_same(captured.module(x), model(x))
+
+
+def test_a_norm_of_the_batch_is_not_split_or_folded() -> None:
+    norm = nn.BatchNorm2d(10, track_running_stats=False)
+    layers = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 6, 1)}
+    model = Inline(lambda m, x: m.norm(torch.cat([m.a(x), m.b(x)], 1)), norm=norm, **layers).eval()
+    assert graph_ops(capture(model, torch.randn(4, 3, 8, 8)).module).count("aten.batch_norm.default") == 1
+    single = nn.Sequential(nn.Conv2d(3, 10, 1), norm).eval()
+    assert graph_ops(capture(single, torch.randn(4, 3, 8, 8)).module)[-1] == "aten.batch_norm.default"
+
+
 @pytest.mark.parametrize(
     "forward",
     [

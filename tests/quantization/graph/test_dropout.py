@@ -87,6 +87,68 @@ def test_all_readers_of_a_tensor_see_one_mask_rounded_or_not() -> None:
     torch.testing.assert_close(rounded, plain, rtol=0, atol=0.06)
 
 
+def test_what_reads_a_tensor_beside_its_dropout_reads_all_of_it() -> None:
+    """PyTorch's dropout returns its argument itself in evaluation: a residual must not be traced behind it."""
+    model = Inline(
+        lambda m, x: (h := m.first(x)) + m.second(m.drop(h)),
+        first=nn.Linear(8, 8),
+        second=nn.Linear(8, 8),
+        drop=nn.Dropout(1.0),
+    )
+    x = torch.randn(16, 8)
+    prepared = prepare(model.train(), x)
+    calibrate(prepared, [x], bias_correction=False)
+    torch.testing.assert_close(prepared.train()(x), model(x), rtol=0, atol=0.05)
+
+
+def test_alpha_dropout_puts_the_same_constant_into_all_readers() -> None:
+    model = Inline(
+        lambda m, x: (m.layer(h := m.drop(torch.selu(x))), h), layer=nn.Linear(64, 64, bias=False), drop=nn.AlphaDropout(0.5)
+    )
+    x = torch.randn(256, 64)
+    prepared = prepare(model.train(), x)
+    calibrate(prepared, [x])
+    ours, theirs = prepared.train()(x)[1], model(x)[1]
+    torch.testing.assert_close(ours.min(), theirs.min())
+    for moment in (Tensor.mean, Tensor.std):
+        assert float(moment(ours)) == pytest.approx(float(moment(theirs)), abs=0.05)
+
+
+def test_stochastic_depth_scales_as_the_model_does() -> None:
+    x = torch.ones(4096, 8)
+    for scaled in (True, False):
+        model = Inline(lambda m, x: m.drop(m.layer(x)), layer=nn.Linear(8, 8), drop=DropPath(0.5, scale_by_keep=scaled))
+        prepared = prepare(model.train(), x)
+        calibrate(prepared, [x])
+        ours, theirs = prepared.train()(x).abs().amax(), model(x).abs().amax()
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0)
+
+
+def test_classes_that_are_named_like_stochastic_depth_and_are_something_else_are_left_alone() -> None:
+    class WithStochasticDepth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.p = nn.Linear(8, 8), 0.5
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = x + self.layer(x)
+            return y
+
+    model, x = nn.Sequential(WithStochasticDepth()).eval(), torch.randn(4, 8)
+    prepared = prepare(model, x)
+    prepared.set_quantizing_(False)
+    torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_three_dropouts_in_a_row() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Dropout(0.5), nn.Dropout(0.5), nn.Linear(8, 8, bias=False))
+    x = torch.randn(64, 8)
+    prepared = prepare(model.train(), x)
+    calibrate(prepared, [x])
+    assert len([module for module in prepared.modules() if "Dropout" in type(module).__name__]) == 3
+    assert 0.1 < float((prepared.train()(x) == 0).all(1).float().mean()) < 0.6, "all eight are dropped in one row of three"
+
+
 def test_one_dropout_behind_another() -> None:
     model = Inline(
         lambda m, x: m.layer(m.first(m.second(x))).flatten(1),
@@ -109,6 +171,12 @@ def test_what_is_not_taken_over_is_said(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.WARNING, "qat"):
         prepare(Inline(lambda m, x: m.layer(x), layer=layer).eval(), torch.randn(2, 5, 16))
     assert "where the model has it: layer.self_attn (p=0.1). It" in caplog.text
+    recurrent, block = nn.LSTM(8, 8, 2, dropout=0.3, batch_first=True), StochasticDepth(0.4, "batch")
+    prepare(
+        Inline(lambda m, x: m.head(m.block(m.recurrent(x)[0])), recurrent=recurrent, block=block, head=nn.Linear(8, 2)).eval(),
+        torch.randn(2, 5, 8),
+    )
+    assert "recurrent (p=0.3), block (p=0.4)" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "qat"):
         prepared = prepared_with("elements", dropout=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class Segmentation:
 FORMS: dict[str, Any] = {
     "list with a dict": lambda y: [y, {"a": (y * 2,)}],
     "ordered dict": lambda y: OrderedDict(out=y, aux=y * 2),
+    "default dict": lambda y: defaultdict(list, b=y),
     "named tuple": lambda y: Pair(y, (y, y.argmax(1))),
     "dataclass": lambda y: Segmentation(y, y > 0),
     "model output": lambda y: ImageClassifierOutput(logits=y),

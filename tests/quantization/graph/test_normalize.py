@@ -51,7 +51,7 @@ SPELLINGS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], list[str]]]
     "dropout": (
         lambda m, x: m.drop2(m.drop(m.conv(x))),
         {"conv": nn.Conv2d(3, 4, 3), "drop": nn.Dropout(0.5), "drop2": nn.Dropout2d(0.5)},
-        [CONV, "aten.dropout.default", "aten.feature_dropout.default"],
+        [CONV, "aten.dropout.default", "aten.dropout.default"],
     ),
     "same odd": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1))}, [CONV]),
     "same even": (lambda m, x: m.conv(x), {"conv": nn.Conv2d(3, 4, 4, padding="same")}, ["aten.conv2d.padding"]),

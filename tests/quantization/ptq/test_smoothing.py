@@ -124,6 +124,26 @@ def test_what_a_residual_reads_is_left_alone_and_said(caplog: pytest.LogCaptureF
     assert "layer_norm" not in caplog.text
 
 
+def test_a_norm_with_a_shift_alone_is_left_alone() -> None:
+    """Dividing the shift would not divide what it is added to."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift, self.layer = nn.Parameter(torch.randn(WIDTH)), nn.Linear(WIDTH, WIDTH)
+            self.shift.data[0] = 100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(nn.functional.layer_norm(x, (WIDTH,), None, self.shift))
+            return y
+
+    model = Shifted().eval()
+    prepared = prepare(model, X)
+    calibrate(prepared, [X], bias_correction=False)
+    prepared.set_quantizing_(False)
+    torch.testing.assert_close(prepared(X), model(X))
+
+
 def test_the_layer_table_says_what_int8_costs_against_float() -> None:
     """The decibels against float fall where the outliers are, those against the simulation do not."""
     prepared, _ = deployed(network(40.0), smoothing=False)
