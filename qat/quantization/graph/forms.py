@@ -79,8 +79,8 @@ def dressed(value: Any, form: Form) -> Any:
         items = {key: dressed(value[key], part) for key, part in zip(form.keys, form.parts, strict=True)}
         if issubclass(form.kind, defaultdict):
             return defaultdict(None, items)
-        kind: Any = form.kind
-        return kind(**items) if dataclasses.is_dataclass(kind) else kind(items)
+        build: Any = form.kind
+        return build(**items) if dataclasses.is_dataclass(form.kind) else build(items)
     parts = [dressed(item, part) for item, part in zip(value, form.parts, strict=True)]
     return form.kind(*parts) if hasattr(form.kind, "_fields") else form.kind(parts)
 
