@@ -69,6 +69,8 @@ def network_of(record: NetworkRecord) -> fx.GraphModule:
         new = made[node.name] = graph.create_node(node.op, target, args, kwargs, name=node.name)
         new.meta = {"val": _like(node.value), "nn_module_stack": {key: (path, None) for key, path in node.stack}}
     network = fx.GraphModule(record.root, graph)
+    network._parameters, network._buffers = record.root._parameters, record.root._buffers  # in their order: averages and
+    network._modules = record.root._modules  # optimizers go by it
     network.training = record.root.training
     return network
 

@@ -84,6 +84,8 @@ def test_copy_of_a_prepared_model_converts_to_the_same_program(name: str, way: s
     prepared, x = calibrated(name), CASES[name].inputs(2)
     other = WAYS[way](prepared)
     before, after = qat.convert(prepared), qat.convert(other)
+    assert [name for name, _ in other.named_parameters()] == [name for name, _ in prepared.named_parameters()]
+    assert list(other.state_dict()) == list(prepared.state_dict())
     assert {node.name: node for node in after.nodes} == {node.name: node for node in before.nodes}
     assert after.tensors.keys() == before.tensors.keys()
     assert all(torch.equal(after.tensors[key], value) for key, value in before.tensors.items())
