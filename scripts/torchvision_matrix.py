@@ -54,9 +54,7 @@ def check(name: str, kind: str) -> list[Row]:
     options: dict[str, Any] = {"weights": None}
     if kind != "classification":
         options |= {"weights_backbone": None, "num_classes": 5}
-    with torch.device("meta"):
-        size = sum(p.numel() for p in models.get_model(name, **options).parameters())
-    if size > MOST:
+    if models.get_model_weights(name).DEFAULT.meta["num_params"] > MOST:
         return []
     model = models.get_model(name, **options).eval()
     if hasattr(model, "aux_logits"):
