@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,8 @@ def flow(model: nn.Module, example: Any, *, other: Any = None, dynamic_dims: Any
         with _deadline():
             _flow(row, model, example, other, dynamic_dims, small)
     except Exception as error:
-        row["reason"] = " ".join(f"{type(error).__name__}: {error}".split())[:220]
+        text = re.sub(r"/\S*site-packages/", "", f"{type(error).__name__}: {error}")  # no path of this machine
+        row["reason"] = " ".join(text.split())[:220]
         row["refused"] = row["stage"] == "prepare" and isinstance(error, QatError)
     row["seconds"] = round(time.perf_counter() - start, 1)
     gc.collect()

@@ -22,7 +22,7 @@ from torchvision import models
 
 #: Pixels of images, by the package of the builders.
 KINDS = {"classification": 128, "segmentation": 96, "detection": 128}
-OWN_PIXELS = {"inception_v3": 299, "maxvit_t": 224, **dict.fromkeys(("vit_b_16", "vit_b_32"), 224)}
+OWN_PIXELS = {"inception_v3": 299, "ssd300_vgg16": 300, "maxvit_t": 224, **dict.fromkeys(("vit_b_16", "vit_b_32"), 224)}
 
 #: A larger sibling of what is tried adds hours and no layer.
 MOST = 150_000_000
