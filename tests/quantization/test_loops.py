@@ -1,8 +1,6 @@
-"""Training loops of one's own around a prepared model: accumulation, clipping, autocast, compiled, distributed."""
+"""Training loops of one's own around a prepared model: accumulation, clipping, autocast, distributed."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
@@ -84,19 +82,6 @@ def test_ranges_observed_under_autocast_are_within_its_rounding() -> None:
     theirs = dict(exact.fake_quantizes())
     for name, module in rounded.fake_quantizes():
         assert float(module.scale) == pytest.approx(float(theirs[name].scale), rel=0.05), name
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
-@pytest.mark.parametrize("training", [False, True])
-def test_a_compiled_prepared_model_computes_the_same(training: bool) -> None:
-    prepared = trainable()
-    for module in prepared.modules():
-        module.training = training and "Dropout" not in type(module).__name__
-    compiled: nn.Module = torch.compile(copy.deepcopy(prepared), backend="eager")  # type: ignore[assignment]
-    torch.testing.assert_close(step(compiled), step(prepared))
-    for one, other in zip(gradients(prepared), gradients(compiled), strict=True):
-        torch.testing.assert_close(one, other)
-    torch._dynamo.reset()
 
 
 def test_a_prepared_model_trains_in_ddp_and_is_the_same_inside() -> None:
