@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 import qat
 from qat.errors import QatError
 from qat.quantization.analysis.coverage import Coverage
-from qat.quantization.graph.forms import plain
+from qat.quantization.graph.forms import undressed
 
 Row = dict[str, Any]
 
@@ -107,7 +107,7 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 
 def floats(output: Any) -> list[Tensor]:
     """The float tensors of an output; `ValueError` when there is none."""
-    found = [x for x in pytree.tree_leaves(plain(output)) if isinstance(x, Tensor) and x.dtype.is_floating_point]
+    found = [x for x in pytree.tree_leaves(undressed(output)) if isinstance(x, Tensor) and x.dtype.is_floating_point]
     if not found:
         raise ValueError("the model returns no float tensor")
     return found

@@ -5,6 +5,7 @@ Placement, ranges and checkpoints go by the names, so the graph is written node 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,10 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from qat.quantization.graph.nodes import GraphNode
+from qat.quantization.program.program import Ref, map_leaves
 
 #: Shape and dtype of a tensor, or of each tensor of a list; None for anything else.
 Described = tuple[tuple[int, ...], torch.dtype] | list[Any] | None
-
-
-@dataclass(frozen=True)
-class _Value:
-    """The value of an earlier node."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -31,9 +26,9 @@ class NodeRecord:
 
     op: str
     name: str
-    target: Any
-    args: Any
-    kwargs: Any
+    target: str | Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     stack: tuple[tuple[str, str], ...]
     value: Described
 
@@ -64,7 +59,7 @@ def network_of(record: NetworkRecord) -> fx.GraphModule:
     graph = fx.Graph()
     made: dict[str, GraphNode] = {}
     for node in record.nodes:
-        args, kwargs = _with_nodes((node.args, node.kwargs), made)
+        args, kwargs = map_leaves((node.args, node.kwargs), lambda leaf: made[leaf.name] if isinstance(leaf, Ref) else leaf)
         target = _op(node.target) if node.op == "call_function" else node.target
         new = made[node.name] = graph.create_node(node.op, target, args, kwargs, name=node.name)
         new.meta = {"val": _like(node.value), "nn_module_stack": {key: (path, None) for key, path in node.stack}}
@@ -80,37 +75,23 @@ def _record(node: GraphNode) -> NodeRecord:
         op=node.op,
         name=node.name,
         target=str(node.target) if isinstance(node.target, OpOverload) else node.target,
-        args=_without_nodes(node.args),
-        kwargs=_without_nodes(node.kwargs),
+        args=map_leaves(node.args, _reference),
+        kwargs=map_leaves(node.kwargs, _reference),
         stack=tuple((str(key), str(entry[0])) for key, entry in (node.meta.get("nn_module_stack") or {}).items()),
         value=_described(node.meta.get("val")),
     )
 
 
-def _without_nodes(value: Any) -> Any:
-    """Arguments with names in the place of nodes, in plain containers."""
-    if isinstance(value, fx.Node):
-        return _Value(value.name)
-    if isinstance(value, tuple | list):
-        items = [_without_nodes(item) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return {key: _without_nodes(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _reference(leaf: object) -> object:
+    return Ref(leaf.name) if isinstance(leaf, fx.Node) else leaf
 
 
-def _with_nodes(value: Any, made: dict[str, GraphNode]) -> Any:
-    if isinstance(value, _Value):
-        return made[value.name]
-    if isinstance(value, tuple | list):
-        items = [_with_nodes(item, made) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return {key: _with_nodes(item, made) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _op(target: Any) -> Any:
+def _op(target: str | Callable[..., object]) -> Callable[..., object]:
     if not isinstance(target, str):
         return target
     namespace, name, overload = target.split(".")
-    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    found: Callable[..., object] = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    return found
 
 
 def _described(value: object) -> Described:

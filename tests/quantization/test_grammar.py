@@ -22,7 +22,7 @@ from qat.quantization.analysis.parity import simulation_parity
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
-from qat.quantization.graph.forms import plain
+from qat.quantization.graph.forms import undressed
 from qat.quantization.prepare import prepare
 
 CHANNELS = 8
@@ -148,7 +148,7 @@ def call(model: nn.Module, example: Any) -> Any:
 
 
 def leaves(output: Any) -> list[Tensor]:
-    return [x for x in torch.utils._pytree.tree_leaves(plain(output)) if isinstance(x, Tensor) and x.is_floating_point()]
+    return [x for x in torch.utils._pytree.tree_leaves(undressed(output)) if isinstance(x, Tensor) and x.is_floating_point()]
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")

@@ -25,7 +25,7 @@ from qat.quantization.graph.decompose import decomposed
 from qat.quantization.graph.dropout import TracedDropouts, mark_depths_
 from qat.quantization.graph.faithful import check_equal, check_same, other_sizes, probe
 from qat.quantization.graph.fold import fold_batch_norms_
-from qat.quantization.graph.forms import Form, form_of, known_outputs, plain
+from qat.quantization.graph.forms import Form, form_of, known_outputs, undressed
 from qat.quantization.graph.inline import inline_regions_
 from qat.quantization.graph.lengths import free_lengths
 from qat.quantization.graph.linear import linearize_
@@ -219,7 +219,7 @@ def _flatten(exported: Any, out_spec: pytree.TreeSpec) -> tuple[fx.GraphModule, 
             graph.erase_node(node)
     flat = [result] if isinstance(result, fx.Node) else list(result)  # type: ignore[arg-type]
     structure = pytree.tree_unflatten(flat, out_spec)
-    form, structure = form_of(structure), plain(structure)
+    form, structure = form_of(structure), undressed(structure)
     for leaf in pytree.tree_leaves(structure):
         if not isinstance(leaf, (fx.Node, *Plain)):
             raise CaptureError(

@@ -37,10 +37,9 @@ def factors(x: Tensor, kind: str, p: float) -> tuple[Tensor, Tensor | None]:
         keep = torch.empty_like(x).bernoulli_(1 - p)
         a = ((1 - p) * (1 + p * ALPHA**2)) ** -0.5 if p < 1 else 0.0
         return keep * a, (1 - keep) * (a * ALPHA) - a * ALPHA * p
-    ones = x.shape if kind == "elements" else (*x.shape[: 2 if kind == "channels" else 1], *([1] * (x.dim() - 2)))
-    if kind.startswith("rows"):
-        ones = (x.shape[0], *([1] * (x.dim() - 1)))
-    noise = F.dropout(torch.ones(ones, dtype=x.dtype, device=x.device), p, True)
+    own = {"elements": x.dim(), "channels": 2}.get(kind, 1)  # dimensions that are dropped one by one
+    shape = (*x.shape[:own], *([1] * (x.dim() - own)))
+    noise = F.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), p, True)
     return noise * (1 - p) if kind == "rows, unscaled" else noise, None
 
 

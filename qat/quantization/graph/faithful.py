@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from qat.errors import CaptureError
 from qat.quantization.graph.calls import Called
-from qat.quantization.graph.forms import plain
+from qat.quantization.graph.forms import undressed
 from qat.quantization.graph.nodes import chooses
 
 
@@ -65,7 +65,7 @@ def check_same(model: Called, graph: nn.Module, inputs: Sequence[Tensor], *, whe
 
 
 def _tensors(output: object) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(plain(output)) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(undressed(output)) if isinstance(leaf, Tensor)]
 
 
 def check_equal(

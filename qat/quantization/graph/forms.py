@@ -62,13 +62,13 @@ def fields_of(value: object) -> dict[Any, object] | None:
     return None
 
 
-def plain(value: object) -> Any:
+def undressed(value: object) -> Any:
     """An output in tuples, lists and dicts: named tuples become tuples, everything else with names a dict."""
     if isinstance(value, tuple | list):
-        items = [plain(item) for item in value]
+        items = [undressed(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     fields = fields_of(value)
-    return value if fields is None else {key: plain(item) for key, item in fields.items()}
+    return value if fields is None else {key: undressed(item) for key, item in fields.items()}
 
 
 def dressed(value: Any, form: Form) -> Any:

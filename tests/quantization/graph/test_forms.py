@@ -16,7 +16,7 @@ from qat.errors import CaptureError
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
 from qat.quantization.engines import lower
-from qat.quantization.graph.forms import dressed, form_of, plain
+from qat.quantization.graph.forms import dressed, form_of, undressed
 from qat.quantization.prepare import prepare
 from qat.quantization.program.serialize import from_json, to_json
 from tests.quantization.networks import ConvNet, Inline
@@ -57,8 +57,10 @@ def test_outputs_keep_their_structure(name: str) -> None:
     program = from_json(to_json(program), program.tensors)
     expected, simulated, exact = model(X), prepared(X), lower(program, "fbgemm")(X)
     assert type(simulated) is type(expected)
-    assert form_of(exact) == form_of(plain(expected))
-    for one, other, third in zip(*(pytree.tree_leaves(plain(value)) for value in (expected, simulated, exact)), strict=True):
+    assert form_of(exact) == form_of(undressed(expected))
+    for one, other, third in zip(
+        *(pytree.tree_leaves(undressed(value)) for value in (expected, simulated, exact)), strict=True
+    ):
         assert type(one) is type(other) is type(third)
         if isinstance(one, Tensor):
             assert one.dtype == other.dtype == third.dtype
@@ -76,9 +78,9 @@ def test_tracing_leaves_no_dataclass_registered() -> None:
 
 def test_forms_dress_what_they_undress() -> None:
     value = Pair([1, OrderedDict(a=2)], Segmentation(3, (4, None)))  # type: ignore[arg-type]
-    assert plain(value) == ([1, {"a": 2}], {"logits": 3, "mask": (4, None), "loss": None})
-    assert dressed(plain(value), form_of(value)) == value
-    assert form_of(plain(value)).is_plain
+    assert undressed(value) == ([1, {"a": 2}], {"logits": 3, "mask": (4, None), "loss": None})
+    assert dressed(undressed(value), form_of(value)) == value
+    assert form_of(undressed(value)).is_plain
     assert not form_of(value).is_plain
 
 
