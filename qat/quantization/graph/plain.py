@@ -29,6 +29,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
             raise CaptureError(
                 f"weight {name!r} has no shape yet: run the model once, so that its lazy layers find their sizes"
             )
+        if parameter.is_meta:
+            raise CaptureError(f"weight {name!r} is on the meta device and holds no numbers; load the model's weights first")
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise CaptureError(f"weight {name!r} holds NaN or infinity")
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
