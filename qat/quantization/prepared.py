@@ -52,7 +52,7 @@ class PreparedModel(nn.Module):
         self.scheme = scheme
         self.form = form
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Called as the model is: positional or keyword arguments, nested as in the example; numbers are part of the graph.
 
         Raises:

@@ -53,7 +53,7 @@ class Int8Model(nn.Module, ABC):
         self.program = program
         self.engine = engine
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Called as the captured model is, see `calls.py`; it returns what the model returns, in tuples, lists and dicts.
 
         Raises:

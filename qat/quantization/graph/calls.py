@@ -39,10 +39,10 @@ class Slot:
 class Call:
     """The arguments of a model; its tensors are numbered in the order in which a graph takes them."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
 
-    def arguments(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, values: Sequence[object]) -> tuple[tuple[object, ...], dict[str, object]]:
         """Positional and keyword arguments with these values (tensors, or whatever is said of each) in their places."""
 
         def fill(leaf: object) -> object:
@@ -77,8 +77,8 @@ def parsed(example_inputs: object) -> tuple[Call, tuple[Tensor, ...]]:
     Raises:
         CaptureError: there is no tensor in it, or an object that no graph can take.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = {}
     if isinstance(example_inputs, Mapping):
         kwargs = {str(name): value for name, value in example_inputs.items()}
     elif isinstance(example_inputs, list | tuple):
@@ -110,7 +110,7 @@ def parsed(example_inputs: object) -> tuple[Call, tuple[Tensor, ...]]:
     return Call(args, kwargs), tuple(tensors)
 
 
-def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+def _mapped(value: object, function: Callable[[object], object]) -> Any:
     """`value` with `function` applied to each leaf; dicts come in the order of their keys, however they are written."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_mapped(item, function) for item in value))

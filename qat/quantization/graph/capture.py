@@ -34,7 +34,7 @@ from qat.quantization.graph.plain import plain_copy
 from qat.quantization.graph.subpixel import shuffle_transposed_
 
 #: What a model is called with, as users write it: see `trace`.
-ExampleInputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+ExampleInputs: TypeAlias = Tensor | Sequence[object] | Mapping[str, object]
 
 DynamicDims: TypeAlias = Sequence[Sequence[int]]
 
@@ -164,14 +164,14 @@ def _export(
         raise CaptureError(_explain(model, error)) from error
 
 
-def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _dynamic_shapes(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
     """What is free of each argument of `forward`, in the structure of the arguments; numbers have nothing to be free."""
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     except TypeError as error:
         raise CaptureError(f"{type(model).__name__}.forward cannot be called with these example inputs: {error}") from None
 
-    def free(value: Any) -> Any:
+    def free(value: Any) -> object:
         if isinstance(value, dict) and all(size is torch.export.Dim.DYNAMIC for size in value.values()):
             return value
         if isinstance(value, dict):

@@ -82,7 +82,7 @@ class DropoutMask(Dropout):
 class TracedDropouts(TorchFunctionMode):
     """Calls of dropout functions become calls of the op; those that drop in evaluation too stay what they are."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         kind = _FUNCTIONS.get(func)
         if kind is None:
             return func(*args, **(kwargs or {}))
@@ -92,7 +92,7 @@ class TracedDropouts(TorchFunctionMode):
         return torch.ops.qat.drop(given["input"], float(given.get("p", 0.5)), kind)
 
 
-_FUNCTIONS: Mapping[Any, str] = {
+_FUNCTIONS: Mapping[object, str] = {
     F.dropout: "elements",
     torch.dropout: "elements",
     **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout), "channels"),

@@ -86,7 +86,7 @@ def dressed(value: Any, form: Form) -> Any:
 
 
 @contextmanager
-def known_outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+def known_outputs(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[None]:
     """While a model is traced, torch.export knows the dataclasses that it returns."""
     with torch.no_grad():
         kinds = set(_dataclasses(model(*args, **kwargs)))

@@ -24,7 +24,7 @@ def chooses(node: GraphNode) -> bool:
     return schema is not None and schema.name.removeprefix("aten::") in CHOOSING
 
 
-def argument(node: GraphNode, position: int, name: str, default: Any = None) -> Any:
+def argument(node: GraphNode, position: int, name: str, default: object = None) -> Any:
     """An argument of an ATen call, wherever it stands."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
@@ -62,7 +62,7 @@ def constants(graph: fx.Graph) -> set[str]:
 
 def constant_value(module: nn.Module, node: GraphNode) -> Tensor:
     """What one of the `constants` is with the parameters as they are now: of a parametrized weight the weight itself."""
-    known: dict[GraphNode, Any] = {}
+    known: dict[GraphNode, object] = {}
 
     def value(node: GraphNode) -> Any:
         if node not in known:

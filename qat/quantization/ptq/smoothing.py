@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -108,7 +107,7 @@ class _Watch(fx.Interpreter):
         self._by_node = {node: name for name, node in self.calls.items()}
         self._linear = {n.name for n in prepared.network.graph.nodes if _is_integer_linear(prepared, n)}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         if n not in self._by_node:
             return super().run_node(n)
         value = self.fetch_args_kwargs_from_env(n)[0][0]
