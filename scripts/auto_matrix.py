@@ -8,17 +8,14 @@ An architecture that has several heads is tried with the first of `HEADS`.
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import warnings
 from typing import Any
 
 import torch
 import transformers
-from matrix import Row, call, flow, settle_batch_norms, table, verdict
+from matrix import Row, call, check_all, failed, flow, settle_batch_norms, table, verdict
 from pages import Content, measured_on, publish, why_float
-from rich.progress import track
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.configuration_utils import PretrainedConfig
@@ -163,14 +160,11 @@ def page(content: Content) -> str:
 def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    rows = []
     chosen = [pair for pair in architectures() if not sys.argv[1:] or pair[1] in sys.argv[1:]]
-    for head, model_type in track(chosen, description="architectures"):
-        rows.append(check(head, model_type))
-        print(json.dumps(rows[-1], default=lambda x: None if isinstance(x, float) and math.isnan(x) else str(x)), flush=True)
+    rows = check_all(chosen, lambda pair: check(*pair), description="architectures")
     if not sys.argv[1:]:
         publish("auto_matrix", {"rows": rows}, page)
-    sys.exit(any(row["reason"] is not None and not row["refused"] and row["stage"] != "build" for row in rows))
+    sys.exit(failed([row for row in rows if row["stage"] != "build"]))
 
 
 if __name__ == "__main__":

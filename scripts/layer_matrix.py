@@ -9,15 +9,13 @@ index of torch: one that is neither listed here nor left out with a reason ends 
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 
 import torch
 from layer_catalog import FUNCTIONS, LAYERS, LEFT_OUT, STEMS
-from matrix import Row, call, flow
+from matrix import Row, call, check_all, failed, flow
 from pages import Content, measured_on, publish
-from rich.progress import track
 from torch import Tensor, nn
 
 import qat
@@ -115,13 +113,10 @@ def main() -> None:
     torch.set_num_threads(1)
     if found := missing():
         sys.exit(f"layers of torch.nn that this script does not know: {', '.join(found)}")
-    rows = []
-    for name in track(sys.argv[1:] or [*LAYERS, *FUNCTIONS], description="layers"):
-        rows.append(check(name))
-        print(json.dumps(rows[-1]), flush=True)
+    rows = check_all(sys.argv[1:] or [*LAYERS, *FUNCTIONS], check, description="layers")
     if not sys.argv[1:]:
         publish("layer_matrix", {"rows": rows}, page)
-    sys.exit(any(row["reason"] is not None and not row["refused"] for row in rows))
+    sys.exit(failed(rows))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -21,6 +23,8 @@ from qat.quantization.analysis.coverage import Coverage
 from qat.quantization.graph.forms import undressed
 
 Row = dict[str, Any]
+
+Item = TypeVar("Item")
 
 #: Seconds after which a model counts as hanging.
 PATIENCE = 300
@@ -178,6 +182,20 @@ def table(rows: list[Row]) -> list[str]:
         cells = [row["model"], verdict.replace("|", "\\|"), *counted, decibels, row.get("prepare_s", "")]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return lines
+
+
+def check_all(items: Sequence[Item], check: Callable[[Item], Row], *, description: str) -> list[Row]:
+    """A row per item, printed as soon as it is known."""
+    rows = []
+    for item in track(items, description=description):
+        rows.append(check(item))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def failed(rows: Sequence[Row]) -> bool:
+    """Whether something was neither right nor refused in words."""
+    return any(row["reason"] is not None and not row["refused"] for row in rows)
 
 
 def verdict(rows: list[Row]) -> str:

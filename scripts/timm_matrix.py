@@ -8,16 +8,14 @@ Per model, with random weights: capture, prepare, calibrate, one training step, 
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
 
 import timm
 import torch
-from matrix import Row, flow, pixels, settle_batch_norms, table, verdict
+from matrix import Row, check_all, failed, flow, pixels, settle_batch_norms, table, verdict
 from pages import Content, measured_on, publish, why_float
-from rich.progress import track
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -70,13 +68,10 @@ def page(content: Content) -> str:
 def main() -> None:
     names = sys.argv[1:] or (ROOT / "scripts" / "timm_families.txt").read_text().split()
     warnings.simplefilter("ignore")
-    rows = []
-    for name in track(names, description="timm families"):
-        rows.append(check(name))
-        print(json.dumps(rows[-1]), flush=True)
+    rows = check_all(names, check, description="timm families")
     if not sys.argv[1:]:
         publish("timm_matrix", {"rows": rows}, page)
-    sys.exit(any(row["reason"] is not None and not row["refused"] for row in rows))
+    sys.exit(failed(rows))
 
 
 if __name__ == "__main__":

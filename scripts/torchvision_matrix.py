@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 import torch
-from matrix import Row, flow, settle_batch_norms, table, verdict
+from matrix import Row, failed, flow, settle_batch_norms, table, verdict
 from pages import Content, measured_on, publish, why_float
 from rich.progress import track
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
     if not sys.argv[1:]:
         publish("torchvision_matrix", {"kinds": kinds}, page)
-    sys.exit(any(row["reason"] is not None and not row["refused"] for rows in kinds.values() for row in rows))
+    sys.exit(failed([row for rows in kinds.values() for row in rows]))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def preflight(run: Run, network: nn.Module) -> tuple[Traced, float]:
     seconds = time.perf_counter() - start
     prepared = prepare_model(run, network, traced)
     first = run.data.calibration_batches(min(1, config.quantization.calibration_batches))[0]
-    calibrate(prepared, [tuple(x[:2] for x in first)])
+    calibrate(prepared, [tuple(x[:2] for x in first)], smoothing=False)  # two samples tell nothing of outliers
     program = convert(prepared)
     for engine in config.engines:
         if refusal := ENGINES[engine].refusal(program):

@@ -6,7 +6,6 @@ and `eval()` as usual.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from torch import fx, nn
 from qat.errors import ConfigError, ConvertError, near
 from qat.quantization.convertible import check_convertible
 from qat.quantization.graph.capture import Captured, DynamicDims, ExampleInputs, Traced, trace
-from qat.quantization.graph.dropout import Taken, droppers, put_back_dropouts_, take_out_dropouts_
+from qat.quantization.graph.dropout import put_back_dropouts_, take_out_dropouts_
 from qat.quantization.graph.nodes import GraphNode, argument, constant_value, layer_name
 from qat.quantization.kernel_table import Kernel, Role
 from qat.quantization.layouts import Layout, frame_of
@@ -25,8 +24,6 @@ from qat.quantization.placement import Placement, place
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.qconfig import QConfig, QConfigs, chosen_for, described, kept_float
 from qat.quantization.targets import TARGETS, Target, get_target, renamed
-
-_LOG = logging.getLogger(__name__)
 
 
 def prepare(
@@ -53,7 +50,7 @@ def prepare(
         qconfig: other fake quantization than the default's, for all layers or by pattern, see `QConfig`; None as the value of a
             pattern is the same as naming it in `keep_float`.
         dynamic_dims: see `trace`.
-        dropout: drop in training what the model drops in training; what could not be taken over is logged.
+        dropout: drop in training what the model drops in training; what cannot be taken over is logged.
         traced: of an earlier `trace` of this model, whose weights alone may have changed since; saves tracing it again.
         backend: taken by an earlier qat; refused with what it is called now.
 
@@ -77,7 +74,6 @@ def prepare(
     default = QConfig.of(observer)
     insert_fake_quantize_(captured, placement, partial(chosen_for, qconfig=qconfig, default=default), target=made_for)
     put_back_dropouts_(captured.module, dropouts if dropout else [])
-    _say_what_does_not_drop(model, dropouts if dropout else [])
     prepared = PreparedModel(
         captured.module,
         inputs=captured.inputs,
@@ -144,20 +140,6 @@ def bounded_layouts(node: GraphNode, network: nn.Module, target: Target) -> tupl
     pads = source.args[1] if str(source.target) == "aten.pad.default" else ()
     frame = frame_of(weight, groups=groups, dilation=(dilation,) if isinstance(dilation, int) else dilation, pads=pads)
     return target.layouts(op, weight, groups, frame)
-
-
-def _say_what_does_not_drop(model: nn.Module, dropouts: Sequence[Taken]) -> None:
-    """Log what drops in the model's training and not in that of the prepared one."""
-    kept = {drop.layer for drop in dropouts}
-    off = [f"{name} (p={p:g})" for name, p in droppers(model).items() if name not in kept]
-    if off:
-        _LOG.warning(
-            "no dropout in the training of the prepared %s where the model has it: %s%s. It is switched off, works inside of "
-            "attention, or acts on weights",
-            type(model).__name__,
-            ", ".join(off[:3]),
-            f" and {len(off) - 3} more" if len(off) > 3 else "",
-        )
 
 
 def _insert_(network: fx.GraphModule, tensor: Any, name: str, module: nn.Module, users: set[GraphNode]) -> GraphNode:

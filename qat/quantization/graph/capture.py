@@ -22,7 +22,6 @@ from torch.utils import _pytree as pytree
 from qat.errors import CaptureError
 from qat.quantization.graph.calls import Call, Called, InputSpec, Plain, batches_of_two, free_batch, parsed
 from qat.quantization.graph.decompose import decomposed
-from qat.quantization.graph.dropout import TracedDropouts, mark_depths_
 from qat.quantization.graph.faithful import check_equal, check_same, other_sizes, probe
 from qat.quantization.graph.fold import fold_batch_norms_
 from qat.quantization.graph.forms import Form, form_of, known_outputs, undressed
@@ -32,6 +31,7 @@ from qat.quantization.graph.linear import linearize_
 from qat.quantization.graph.normalize import needs_functionalization, normalize_
 from qat.quantization.graph.plain import plain_copy
 from qat.quantization.graph.subpixel import shuffle_transposed_
+from qat.quantization.graph.traced_dropout import TracedDropouts, mark_depths_, say_what_is_left
 
 #: What a model is called with, as users write it: see `trace`.
 ExampleInputs: TypeAlias = Tensor | Sequence[object] | Mapping[str, object]
@@ -125,6 +125,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, dynamic_dims: Dyna
     inline_regions_(module)
     normalize_(module)
     linearize_(module)
+    say_what_is_left(model, module.graph)
     placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     return Traced(
         module=module,

@@ -1,31 +1,23 @@
 """Dropout and stochastic depth: a prepared model drops in training where its model does.
 
-They are traced as the identity that they are in evaluation, taken out before tensors are placed on grids, and put back
-between a tensor (rounded already) and those that read it. Nothing of them is deployed.
+They are traced (traced_dropout.py), taken out before tensors are placed on grids, and put back between a tensor (rounded
+already) and those that read it. Nothing of them is deployed.
 
 Reference: Srivastava et al. 2014, JMLR 15 (dropout); Huang et al. 2016, arXiv:1603.09382 (stochastic depth).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from qat.quantization.graph.nodes import DROPS, GraphNode, constants, layer_name
-
-#: While a model is traced its dropouts are calls of this op. PyTorch's own return their argument itself in evaluation, so that
-#: whatever reads that tensor later would read it behind the dropout.
-_LIBRARY: Any = torch.library.Library("qat", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define("drop(Tensor x, float p, str kind) -> Tensor")
-_LIBRARY.impl("drop", lambda x, p, kind: x.clone(), "CompositeExplicitAutograd")
 
 #: What alpha dropout puts in the place of what it drops: SELU's limit.
 ALPHA = -1.7580993408473766
@@ -74,80 +66,6 @@ class DropoutMask(Dropout):
 
     def forward(self, x: Tensor, mask: object = None) -> Any:
         return factors(x, self.kind, self.p) if self.training else None
-
-
-# --- while tracing -----------------------------------------------------------------------------------------------------
-
-
-class TracedDropouts(TorchFunctionMode):
-    """Calls of dropout functions become calls of the op; those that drop in evaluation too stay what they are."""
-
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        kind = _FUNCTIONS.get(func)
-        if kind is None:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(("input", "p", "training"), args, strict=False), **(kwargs or {}))
-        if given.get("training", given.get("train", True)):
-            return func(*args, **(kwargs or {}))
-        return torch.ops.qat.drop(given["input"], float(given.get("p", 0.5)), kind)
-
-
-_FUNCTIONS: Mapping[object, str] = {
-    F.dropout: "elements",
-    torch.dropout: "elements",
-    **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout), "channels"),
-    **dict.fromkeys((F.alpha_dropout, torch.alpha_dropout), "alpha"),
-}
-
-
-class StochasticDepth(nn.Module):
-    """Stands for a model's own while it is traced: theirs leave no trace in evaluation."""
-
-    def __init__(self, p: float, *, scaled: bool) -> None:
-        super().__init__()
-        self.p = p
-        self.kind = "rows" if scaled else "rows, unscaled"
-
-    def forward(self, x: Tensor) -> Tensor:
-        dropped: Tensor = torch.ops.qat.drop(x, self.p, self.kind)
-        return dropped
-
-
-def mark_depths_(model: nn.Module) -> None:
-    """Put a `StochasticDepth` in the place of every module that is one: timm's, torchvision's, Hugging Face's."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if _is_depth(child) and (p := _share(child)):
-                setattr(module, name, StochasticDepth(p, scaled=bool(getattr(child, "scale_by_keep", True))))
-
-
-def _is_depth(module: nn.Module) -> bool:
-    """By its name, and because it takes one tensor and holds nothing: a class of that name may be anything."""
-    named = type(module).__name__.endswith(("DropPath", "StochasticDepth"))
-    if not named or getattr(module, "mode", "row") != "row" or any(True for _ in module.children()):
-        return False
-    needed = [p for p in inspect.signature(module.forward).parameters.values() if p.default is p.empty]
-    return len(needed) == 1
-
-
-def _share(module: nn.Module) -> float:
-    """The share that a module drops, by what such modules call it."""
-    for name in ("drop_prob", "p", "dropout", "dropout_p", "attention_dropout", "drop_block_prob"):
-        value = getattr(module, name, None)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
-            return float(value)
-    return 0.0
-
-
-def droppers(model: nn.Module) -> dict[str, float]:
-    """Every module that drops in training, with its share, by its dotted name: dropouts, and what has a share of its own
-    (attention, recurrent layers, `DropBlock2d`)."""
-    kinds = ("Drop", "Attention", "StochasticDepth", "LSTM", "GRU", "RNN")
-    found = {}
-    for name, module in model.named_modules():
-        if any(kind in type(module).__name__ for kind in kinds) and (p := _share(module)):
-            found[name] = p
-    return found
 
 
 # --- out of the graph and back -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-import qat.quantization.graph.dropout  # noqa: F401  (defines the op `drop`)
+import qat.quantization.graph.traced_dropout  # noqa: F401  (defines the op `drop`)
 from qat.quantization.graph.nodes import DROPS, GraphNode, drop_dead_, replace_
 
 aten = torch.ops.aten

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from torchvision.ops import StochasticDepth
 
 from qat.quantization.calibrate import calibrate
 from qat.quantization.convert import convert
-from qat.quantization.graph.dropout import droppers
 from qat.quantization.prepare import prepare
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.serialize import to_json
@@ -124,22 +122,6 @@ def test_stochastic_depth_scales_as_the_model_does() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0)
 
 
-def test_classes_that_are_named_like_stochastic_depth_and_are_something_else_are_left_alone() -> None:
-    class WithStochasticDepth(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.p = nn.Linear(8, 8), 0.5
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = x + self.layer(x)
-            return y
-
-    model, x = nn.Sequential(WithStochasticDepth()).eval(), torch.randn(4, 8)
-    prepared = prepare(model, x)
-    prepared.set_quantizing_(False)
-    torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
-
-
 def test_three_dropouts_in_a_row() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Dropout(0.5), nn.Dropout(0.5), nn.Linear(8, 8, bias=False))
     x = torch.randn(64, 8)
@@ -163,25 +145,6 @@ def test_one_dropout_behind_another() -> None:
     assert bool(zero.all(1).any()), "some channels as a whole"
     assert not torch.equal(prepared(X), prepared(X))
     assert torch.equal(prepared.eval()(X), prepared(X))
-
-
-def test_what_is_not_taken_over_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
-    assert droppers(layer) == {"self_attn": 0.1, "dropout": 0.1, "dropout1": 0.1, "dropout2": 0.1}
-    with caplog.at_level(logging.WARNING, "qat"):
-        prepare(Inline(lambda m, x: m.layer(x), layer=layer).eval(), torch.randn(2, 5, 16))
-    assert "where the model has it: layer.self_attn (p=0.1). It" in caplog.text
-    recurrent, block = nn.LSTM(8, 8, 2, dropout=0.3, batch_first=True), StochasticDepth(0.4, "batch")
-    prepare(
-        Inline(lambda m, x: m.head(m.block(m.recurrent(x)[0])), recurrent=recurrent, block=block, head=nn.Linear(8, 2)).eval(),
-        torch.randn(2, 5, 8),
-    )
-    assert "recurrent (p=0.3), block (p=0.4)" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, "qat"):
-        prepared = prepared_with("elements", dropout=False)
-    assert "drop (p=0.25)" in caplog.text
-    assert not [module for module in prepared.modules() if "Dropout" in type(module).__name__]
 
 
 def test_layers_that_a_model_calls_dropout_keep_their_weights() -> None:
