@@ -59,9 +59,9 @@ matrix: $(READY) ## Run timm, torchvision, Hugging Face and torch.nn through the
 	$(BIN)/python scripts/torchvision_matrix.py
 	$(BIN)/python scripts/auto_matrix.py
 	$(BIN)/python scripts/layer_matrix.py
-	$(BIN)/python scripts/kernel_sweep.py
 	$(BIN)/python scripts/encoder_matrix.py
 	$(BIN)/python scripts/detector_matrix.py
+	$(BIN)/python scripts/kernel_sweep.py
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs multirun .pytest_cache .mypy_cache .ruff_cache

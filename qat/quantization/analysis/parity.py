@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, fx
 
 from qat.quantization.engines import lower
-from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
-from qat.quantization.graph.nodes import chooses, quantized_tensor
+from qat.quantization.fake_quantize import ActivationFakeQuantize
+from qat.quantization.graph.nodes import GraphNode, chooses, quantized_tensor
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.program.ops import LAYER_OPS, TABLE_OPS
 from qat.quantization.program.program import Int8Program
+from qat.quantization.unrounded import Unrounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,21 +136,15 @@ class _Simulation(fx.Interpreter):
         yield source
 
 
-class _Float(fx.Interpreter):
-    """Runs the prepared network without rounding, and keeps every tensor that is to be rounded."""
+class _Float(Unrounded):
+    """Keeps every tensor that is to be rounded."""
 
     def __init__(self, prepared: PreparedModel) -> None:
-        super().__init__(prepared.network)
+        super().__init__(prepared)
         self.seen: dict[str, Tensor] = {}
 
-    def run_node(self, n: fx.Node) -> object:
-        module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
-        if not isinstance(module, ActivationFakeQuantize | StoredFakeQuantize):
-            return super().run_node(n)
-        value = self.fetch_args_kwargs_from_env(n)[0][0]
-        if isinstance(module, ActivationFakeQuantize):
-            self.seen[quantized_tensor(n).name] = value
-        return value
+    def see(self, call: GraphNode, value: Tensor) -> None:
+        self.seen[quantized_tensor(call).name] = value
 
 
 def _to_grid(value: Tensor, scale: float, zero_point: int) -> Tensor:

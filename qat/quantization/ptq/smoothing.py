@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qat.quantization.fake_quantize import ActivationFakeQuantize, StoredFakeQuantize
-from qat.quantization.graph.nodes import GraphNode, constant_value, fx_value, layer_name
+from qat.quantization.graph.nodes import GraphNode, constant_value, fx_value, layer_name, quantized_tensor
 from qat.quantization.kernel_table import Role
 from qat.quantization.prepared import PreparedModel
 from qat.quantization.qparams import ACTIVATION_HIGH, ACTIVATION_LOW, affine_qparams
+from qat.quantization.unrounded import Unrounded
 from qat.ranks import range_over_ranks, sum_over_ranks
 
 aten = torch.ops.aten
@@ -92,30 +93,22 @@ def smooth_(prepared: PreparedModel, inputs: Sequence[Tensor]) -> list[Outliers]
     return left
 
 
-class _Watch(fx.Interpreter):
-    """Runs a prepared network in float and keeps rows of every tensor that INT8 linear layers read, shape (rows, channels)."""
+class _Watch(Unrounded):
+    """Keeps rows of every tensor that INT8 linear layers read, shape (rows, channels), with the layers and the call that would
+    round it."""
 
     def __init__(self, prepared: PreparedModel) -> None:
-        super().__init__(prepared.network)
+        super().__init__(prepared)
         self.rows: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
         self.calls: dict[str, GraphNode] = {}
-        names = {id(module): name for name, module in prepared.fake_quantizes()}
-        for node in prepared.network.graph.nodes:
-            module = prepared.network.get_submodule(node.target) if node.op == "call_module" else None
-            if id(module) in names:
-                self.calls[names[id(module)]] = node
-        self._by_node = {node: name for name, node in self.calls.items()}
         self._linear = {n.name for n in prepared.network.graph.nodes if _is_integer_linear(prepared, n)}
 
-    def run_node(self, n: fx.Node) -> object:
-        if n not in self._by_node:
-            return super().run_node(n)
-        value = self.fetch_args_kwargs_from_env(n)[0][0]
-        readers = tuple(layer_name(user) for user in n.users if user.name in self._linear)
+    def see(self, call: GraphNode, value: Tensor) -> None:
+        readers = tuple(layer_name(user) for user in call.users if user.name in self._linear)
         if readers:
-            rows = value.reshape(-1, value.shape[-1])
-            self.rows[self._by_node[n]] = rows[:: max(1, len(rows) // ROWS)][:ROWS].clone(), readers
-        return value
+            name, rows = quantized_tensor(call).name, value.reshape(-1, value.shape[-1])
+            self.rows[name] = rows[:: max(1, len(rows) // ROWS)][:ROWS].clone(), readers
+            self.calls[name] = call
 
 
 def _is_integer_linear(prepared: PreparedModel, node: GraphNode) -> bool:
